@@ -1,0 +1,33 @@
+//! Events of one sign-in challenge, in the AUTH log, which is memory and forgets after fifteen minutes.
+//!
+//! The code itself is never here: it is derived from a key in memory, the challenge and the address.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::AccountId;
+use crate::unit::Timestamp;
+
+/// A code was derived for an address and is on its way. On `auth.<challenge>.issued`, expected 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChallengeIssued {
+    /// The account that owns the address, or the id that an account for it would get: nothing here tells which.
+    pub account: AccountId,
+    /// Days since 1970 that name the epoch key the code was derived with.
+    pub epoch: u32,
+    /// Characters in the code.
+    pub digits: u8,
+    /// SHA-256 of the verifier that the asking page keeps in memory, if it bound the challenge to itself.
+    #[serde(with = "serde_bytes")]
+    pub bind: Option<Vec<u8>>,
+    /// When the code stops working.
+    pub expires_at: Timestamp,
+}
+
+/// One of the tries is spent. On `auth.<challenge>.attempts`: try n expects try n-1, and is appended before
+/// anything is compared, so that guessing in parallel gains nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptSpent {}
+
+/// The code was right and is used up. On `auth.<challenge>.used`, expected 0: it works once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChallengeUsed {}

@@ -1,0 +1,136 @@
+//! Bytes to records and back: MessagePack by rmp-serde with named fields.
+//!
+//! Signing happens between: [`header_and_payload`] makes the bytes to sign, [`encode`] joins the three parts, [`decode`] takes them apart.
+
+pub mod upcast;
+
+use bytes::Bytes;
+use serde_bytes::ByteBuf;
+
+use crate::envelope::{Draft, FORMAT, Head, Header, Parts, Record};
+use crate::event::{Event, EventName};
+use crate::id::KeyId;
+
+/// Events in one commit, at most. A commit is one decision, which makes a handful.
+pub const EVENTS_MAX: usize = 64;
+
+/// Bytes of one stored record, at most; NATS refuses messages above 1 MiB.
+pub const RECORD_BYTES_MAX: usize = 256 * 1024;
+
+/// Why a draft cannot be written down.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// A commit without events, or with too many.
+    #[error("a commit holds 1 to {EVENTS_MAX} events, not {count}")]
+    EventCount {
+        /// How many it has.
+        count: usize,
+    },
+    /// MessagePack refused a value.
+    #[error("cannot encode {what}")]
+    MessagePack {
+        /// Header, payload, an event or the record.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: rmp_serde::encode::Error,
+    },
+    /// The record is larger than any store takes.
+    #[error("a record of {bytes} bytes is above {RECORD_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not MessagePack of the expected shape.
+    #[error("cannot decode {what}")]
+    MessagePack {
+        /// Header, payload, an event or the record.
+        what: &'static str,
+        /// Why; it may quote a value, so it is for operators who hold the record anyway.
+        #[source]
+        source: rmp_serde::decode::Error,
+    },
+    /// Written by a build with another header layout.
+    #[error("header format {format} is not {FORMAT}; use a build that knows it")]
+    Format {
+        /// The format found.
+        format: u8,
+    },
+    /// The header names more or fewer events than the payload holds.
+    #[error("the header names {named} events and the payload holds {held}")]
+    EventCount {
+        /// Named in the header.
+        named: usize,
+        /// Held in the payload.
+        held: usize,
+    },
+}
+
+/// The bytes of a draft's header and payload when it follows `head` and `key` will sign it.
+pub fn header_and_payload(draft: &Draft, head: &Head, key: KeyId) -> Result<(Bytes, Bytes), EncodeError> {
+    let count = draft.events.len();
+    if count == 0 || count > EVENTS_MAX {
+        return Err(EncodeError::EventCount { count });
+    }
+    let header = Header {
+        format: FORMAT,
+        commit: draft.commit,
+        subject: draft.subject.clone(),
+        version: head.version.saturating_add(1),
+        at: draft.at,
+        actor: draft.actor,
+        cause: draft.cause,
+        previous: head.hash,
+        events: draft.events.iter().map(Event::name).collect(),
+        key,
+    };
+    let bodies =
+        draft.events.iter().map(|event| event.encode().map(ByteBuf::from)).collect::<Result<Vec<_>, _>>();
+    let bodies = bodies.map_err(|source| EncodeError::MessagePack { what: "an event", source })?;
+    let payload = rmp_serde::to_vec_named(&bodies)
+        .map_err(|source| EncodeError::MessagePack { what: "the payload", source })?;
+    let header = rmp_serde::to_vec_named(&header)
+        .map_err(|source| EncodeError::MessagePack { what: "the header", source })?;
+    Ok((header.into(), payload.into()))
+}
+
+/// The stored bytes of a record.
+pub fn encode(parts: &Parts) -> Result<Bytes, EncodeError> {
+    let record = rmp_serde::to_vec_named(parts)
+        .map_err(|source| EncodeError::MessagePack { what: "the record", source })?;
+    if record.len() > RECORD_BYTES_MAX {
+        return Err(EncodeError::TooLarge { bytes: record.len() });
+    }
+    Ok(record.into())
+}
+
+/// The record in these stored bytes. Nothing is believed yet: see [`crate::verify`].
+pub fn decode(record: &[u8]) -> Result<Record, DecodeError> {
+    let parts: Parts = rmp_serde::from_slice(record)
+        .map_err(|source| DecodeError::MessagePack { what: "the record", source })?;
+    let header: Header = rmp_serde::from_slice(&parts.header)
+        .map_err(|source| DecodeError::MessagePack { what: "the header", source })?;
+    if header.format != FORMAT {
+        return Err(DecodeError::Format { format: header.format });
+    }
+    let bodies: Vec<ByteBuf> = rmp_serde::from_slice(&parts.payload)
+        .map_err(|source| DecodeError::MessagePack { what: "the payload", source })?;
+    if bodies.len() != header.events.len() {
+        return Err(DecodeError::EventCount { named: header.events.len(), held: bodies.len() });
+    }
+    let events = header.events.iter().zip(&bodies).map(|(name, body)| decode_event(name, body));
+    let events = events
+        .collect::<Result<_, _>>()
+        .map_err(|source| DecodeError::MessagePack { what: "an event", source })?;
+    Ok(Record { header, events, parts })
+}
+
+fn decode_event(name: &EventName, body: &[u8]) -> Result<Event, rmp_serde::decode::Error> {
+    let (name, body) = upcast::to_current(name.clone(), body.into());
+    Event::decode(name, &body)
+}

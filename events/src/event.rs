@@ -1,0 +1,100 @@
+//! Every event there is: its stored name and version, and who may say it.
+//!
+//! The stored name is not the Rust name and never changes. A changed meaning is a new version with an entry in
+//! `codec/upcast.rs` and a golden file of its own. A name that this build does not know decodes to [`Event::Unknown`], so that an
+//! older reader can pass over it.
+
+use serde::Serialize;
+
+use crate::envelope::Role;
+use crate::{account, auth, host, keys, sandbox, token, usage};
+
+/// Name and version under which an event is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+pub struct EventName(pub String, pub u16);
+
+/// The roles whose keys may say the event; see [`crate::verify`].
+macro_rules! events {
+    ($($variant:ident($body:ty) = $name:literal, $version:literal, by $($role:ident)|+;)*) => {
+        /// Something that happened.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
+        pub enum Event {
+            $(#[doc = concat!("Stored as `", $name, "` version ", stringify!($version), ".")] $variant($body),)*
+            /// An event that a newer build wrote; its body is kept as it is stored.
+            Unknown {
+                /// Its stored name and version.
+                name: EventName,
+                /// Its stored bytes.
+                #[serde(with = "serde_bytes")]
+                body: Vec<u8>,
+            },
+        }
+
+        impl Event {
+            /// The name and version under which this event is stored.
+            pub fn name(&self) -> EventName {
+                match self {
+                    $(Self::$variant(_) => EventName($name.to_owned(), $version),)*
+                    Self::Unknown { name, .. } => name.clone(),
+                }
+            }
+
+            /// Whether keys of `role` may say an event of this name. Nobody may say one that this build does not know.
+            pub fn may_be_said_by(name: &EventName, role: Role) -> bool {
+                match name.0.as_str() {
+                    $($name => [$(Role::$role),+].contains(&role),)*
+                    _ => false,
+                }
+            }
+
+            /// The stored bytes of the body.
+            pub(crate) fn encode(&self) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+                match self {
+                    $(Self::$variant(body) => rmp_serde::to_vec_named(body),)*
+                    Self::Unknown { body, .. } => Ok(body.clone()),
+                }
+            }
+
+            /// The event with this name, of its current version, from its stored bytes.
+            pub(crate) fn decode(name: EventName, body: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
+                match (name.0.as_str(), name.1) {
+                    $(($name, $version) => rmp_serde::from_slice(body).map(Self::$variant),)*
+                    _ => Ok(Self::Unknown { name, body: body.to_vec() }),
+                }
+            }
+        }
+
+        $(impl From<$body> for Event {
+            fn from(body: $body) -> Self {
+                Self::$variant(body)
+            }
+        })*
+
+        /// Every (name, version) that this build writes.
+        pub const WRITTEN: &[(&str, u16)] = &[$(($name, $version)),*];
+    };
+}
+
+events! {
+    AccountOpened(account::AccountOpened) = "account.opened", 1, by Commands;
+    AddressClaimed(account::AddressClaimed) = "address.claimed", 1, by Commands;
+    TokenCreated(token::TokenCreated) = "token.created", 1, by Commands;
+    TokenRevoked(token::TokenRevoked) = "token.revoked", 1, by Commands;
+    ChallengeIssued(auth::ChallengeIssued) = "challenge.issued", 1, by Commands;
+    AttemptSpent(auth::AttemptSpent) = "challenge.attempt_spent", 1, by Commands;
+    ChallengeUsed(auth::ChallengeUsed) = "challenge.used", 1, by Commands;
+    SandboxRequested(sandbox::SandboxRequested) = "sandbox.requested", 1, by Commands;
+    TimeoutExtended(sandbox::TimeoutExtended) = "sandbox.timeout_extended", 1, by Commands;
+    StopRequested(sandbox::StopRequested) = "sandbox.stop_requested", 1, by Commands;
+    SandboxFailed(sandbox::SandboxFailed) = "sandbox.failed", 1, by Commands | Worker;
+    SandboxClaimed(sandbox::SandboxClaimed) = "sandbox.claimed", 1, by Worker;
+    SandboxStarted(sandbox::SandboxStarted) = "sandbox.started", 1, by Worker;
+    SandboxStopped(sandbox::SandboxStopped) = "sandbox.stopped", 1, by Worker;
+    UsageMetered(usage::UsageMetered) = "usage.metered", 1, by Worker;
+    HostJoined(host::HostJoined) = "host.joined", 1, by Worker;
+    HostLeft(host::HostLeft) = "host.left", 1, by Worker;
+    KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;
+    KeyRetired(keys::KeyRetired) = "key.retired", 1, by Root;
+    DataKeyWrapped(keys::DataKeyWrapped) = "data_key.wrapped", 1, by Commands;
+}

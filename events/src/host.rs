@@ -1,0 +1,38 @@
+//! Events of worker hosts, on `sys.host.<host>`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::keys::Digest;
+use crate::unit::{Mebibytes, Vcpus};
+
+/// A template that a host can start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTemplate {
+    /// Its name, as users ask for it.
+    pub name: String,
+    /// SHA-256 of its root image.
+    pub root: Digest,
+}
+
+/// A worker takes requests from here on; also written when what it offers has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostJoined {
+    /// `address:port` of its data path, where gateways connect.
+    pub address: String,
+    /// SHA-256 of its TLS certificate (DER); gateways accept no other.
+    pub certificate: Digest,
+    /// Guests that it runs at once.
+    pub sandboxes_max: u32,
+    /// Virtual processors that one guest may have.
+    pub vcpus_max: Vcpus,
+    /// Memory that one guest may have.
+    pub memory_max: Mebibytes,
+    /// Which monitor it uses, such as `qemu-tcg`.
+    pub monitor: String,
+    /// What it can start.
+    pub templates: Vec<HostTemplate>,
+}
+
+/// The worker was stopped in order; its sandboxes had ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLeft {}

@@ -1,0 +1,99 @@
+//! The key ring: which keys are believed, folded from `sys.keys` and rooted in one pinned public key.
+
+use std::collections::HashMap;
+
+use crate::envelope::Role;
+use crate::event::Event;
+use crate::id::{HostId, KeyId};
+use crate::keys::{Digest, KeyEnrolled};
+use crate::log::Sequence;
+use crate::signing::{PublicKey, WeakKey, key_id};
+
+/// A key that was enrolled.
+#[derive(Debug, Clone)]
+pub struct RingEntry {
+    /// The public half.
+    pub public: PublicKey,
+    /// What it may say.
+    pub role: Role,
+    /// The one host it speaks for, when it is a worker's.
+    pub host: Option<HostId>,
+    /// Position in EVENTS from which it is not believed any more.
+    pub retired_at: Option<Sequence>,
+}
+
+/// Every key that was ever believed. A retired key stays, to check what it signed before.
+#[derive(Debug, Clone)]
+pub struct KeyRing {
+    entries: HashMap<KeyId, RingEntry>,
+}
+
+/// Why an enrolment is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EnrolError {
+    /// The bytes are no acceptable public key.
+    #[error("an enrolled public key is weak")]
+    Weak,
+    /// The id is not the one that key and role determine.
+    #[error("an enrolled key's id does not belong to it")]
+    ForeignId,
+    /// A worker's key without a host, or another's with one.
+    #[error("exactly the keys of workers name a host")]
+    Host,
+    /// There is one root key and it is pinned.
+    #[error("a second root key cannot be enrolled")]
+    SecondRoot,
+}
+
+impl KeyRing {
+    /// The ring that believes `root` alone: the key that the operator pinned.
+    pub fn rooted_in(root: &Digest) -> Result<Self, WeakKey> {
+        let public = PublicKey::from_bytes(root)?;
+        let entry = RingEntry { public, role: Role::Root, host: None, retired_at: None };
+        Ok(Self { entries: HashMap::from([(key_id(Role::Root, root), entry)]) })
+    }
+
+    /// The key with this id, if it was ever enrolled.
+    pub fn get(&self, key: KeyId) -> Option<&RingEntry> {
+        self.entries.get(&key)
+    }
+
+    /// The keys of a role that are believed now.
+    pub fn current(&self, role: Role) -> impl Iterator<Item = (KeyId, &RingEntry)> {
+        self.entries
+            .iter()
+            .filter(move |(_, entry)| entry.role == role && entry.retired_at.is_none())
+            .map(|(id, entry)| (*id, entry))
+    }
+
+    /// Follows one event of `sys.keys` at `sequence`, which the caller knows to be signed by the root key. Enrolling twice
+    /// changes nothing; events of other kinds are passed over.
+    pub fn apply(&mut self, event: &Event, sequence: Sequence) -> Result<(), EnrolError> {
+        match event {
+            Event::KeyEnrolled(enrolled) => self.enrol(enrolled),
+            Event::KeyRetired(retired) => {
+                if let Some(entry) = self.entries.get_mut(&retired.key) {
+                    entry.retired_at.get_or_insert(sequence);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn enrol(&mut self, enrolled: &KeyEnrolled) -> Result<(), EnrolError> {
+        if enrolled.role == Role::Root {
+            return Err(EnrolError::SecondRoot);
+        }
+        if enrolled.host.is_some() != (enrolled.role == Role::Worker) {
+            return Err(EnrolError::Host);
+        }
+        if enrolled.key != key_id(enrolled.role, &enrolled.public) {
+            return Err(EnrolError::ForeignId);
+        }
+        let public = PublicKey::from_bytes(&enrolled.public).map_err(|WeakKey| EnrolError::Weak)?;
+        let entry = RingEntry { public, role: enrolled.role, host: enrolled.host, retired_at: None };
+        self.entries.entry(enrolled.key).or_insert(entry);
+        Ok(())
+    }
+}

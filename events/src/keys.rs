@@ -1,0 +1,57 @@
+//! Events about keys: who may sign (`sys.keys`), and wrapped data keys (the KEYS log).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::Role;
+use crate::id::{HostId, KeyId};
+use crate::sealing::{DataKeyLabel, Sealed};
+
+/// A SHA-256 digest of something public: an image, a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digest(#[serde(with = "serde_bytes")] pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// A signing key is believed from here on, in one role. Signed by the root key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEnrolled {
+    /// The key.
+    pub key: KeyId,
+    /// Its public half (Ed25519, RFC 8032).
+    pub public: Digest,
+    /// What it may say.
+    pub role: Role,
+    /// For [`Role::Worker`], the one host it speaks for.
+    pub host: Option<HostId>,
+}
+
+/// A signing key is not believed from here on; what it signed before stays valid. Signed by the root key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRetired {
+    /// The key.
+    pub key: KeyId,
+}
+
+/// A data key, wrapped under the master key of an epoch. On `key.<account>.<label>` in the KEYS log, acknowledged before
+/// the first byte is sealed under it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataKeyWrapped {
+    /// Which of the account's keys.
+    pub label: DataKeyLabel,
+    /// Epoch of the master key.
+    pub epoch: u32,
+    /// The key, sealed under the master key.
+    pub wrapped: Sealed,
+}

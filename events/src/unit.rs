@@ -1,0 +1,117 @@
+//! Units: amounts that cannot be mixed up. Arithmetic saturates, since a fold must never panic.
+//!
+//! Money, prices and plans are in `projections/billing`; here is only what events record.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! units {
+    ($($(#[$doc:meta])* $name:ident($inner:ty);)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl $name {
+            /// None of it.
+            pub const ZERO: Self = Self(0);
+
+            /// The sum, or the largest value when it does not fit.
+            pub const fn plus(self, other: Self) -> Self {
+                Self(self.0.saturating_add(other.0))
+            }
+
+            /// The difference, or zero when `other` is larger.
+            pub const fn minus(self, other: Self) -> Self {
+                Self(self.0.saturating_sub(other.0))
+            }
+        }
+    )*};
+}
+
+units! {
+    /// A moment: milliseconds since 1970-01-01T00:00:00Z without leap seconds, as POSIX counts.
+    Timestamp(u64);
+    /// A length of time in milliseconds.
+    Millis(u64);
+    /// A length of time in whole seconds, as clients write time-outs.
+    Seconds(u32);
+    /// Memory in MiB (2^20 bytes).
+    Mebibytes(u32);
+    /// Memory held over time: MiB times seconds.
+    MebibyteSeconds(u64);
+    /// A count of bytes.
+    Bytes(u64);
+    /// Virtual processors of one guest.
+    Vcpus(u8);
+    /// Time of a standard shape (up to 4 vCPU and 2 GiB): shape weight times milliseconds. Plans limit this.
+    StandardMillis(u64);
+}
+
+impl Timestamp {
+    /// The moment `length` after this one.
+    pub const fn after(self, length: Millis) -> Self {
+        Self(self.0.saturating_add(length.0))
+    }
+
+    /// The time from `earlier` to this moment; zero when `earlier` is later, as after a clock step backwards.
+    pub const fn since(self, earlier: Self) -> Millis {
+        Millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl From<Seconds> for Millis {
+    fn from(seconds: Seconds) -> Self {
+        Self(u64::from(seconds.0).saturating_mul(1000))
+    }
+}
+
+impl Millis {
+    /// The same length as the standard library's type.
+    pub const fn as_duration(self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.0)
+    }
+}
+
+/// Vcpus and memory of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shape {
+    /// Virtual processors.
+    pub vcpus: Vcpus,
+    /// Guest memory.
+    pub memory: Mebibytes,
+}
+
+impl Shape {
+    /// Vcpus that one standard shape may have.
+    const STANDARD_VCPUS: u64 = 4;
+    /// MiB that one standard shape may have.
+    const STANDARD_MEMORY: u64 = 2048;
+
+    /// How much of the plan `length` of this shape uses: shapes up to 4 vCPU and 2 GiB count once, larger ones
+    /// in proportion to whichever of the two is larger. Rounded up to the millisecond.
+    pub fn weigh(self, length: Millis) -> StandardMillis {
+        let by_cpu = length.0.saturating_mul(u64::from(self.vcpus.0)).div_ceil(Self::STANDARD_VCPUS);
+        let by_memory = length.0.saturating_mul(u64::from(self.memory.0)).div_ceil(Self::STANDARD_MEMORY);
+        StandardMillis(length.0.max(by_cpu).max(by_memory))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(vcpus: u8, memory: u32, expected: u64) {
+        let shape = Shape { vcpus: Vcpus(vcpus), memory: Mebibytes(memory) };
+        assert_eq!(shape.weigh(Millis(1000)), StandardMillis(expected));
+    }
+
+    #[test]
+    fn shapes_up_to_the_standard_count_once_and_larger_ones_in_proportion() {
+        check(1, 128, 1000);
+        check(4, 2048, 1000);
+        check(8, 2048, 2000);
+        check(4, 3072, 1500);
+        check(8, 8192, 4000);
+    }
+}

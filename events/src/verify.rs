@@ -1,0 +1,255 @@
+//! Who is believed: every record is checked here before a fold sees it.
+//!
+//! Two kinds of findings. A [`Fault`] means that the log itself is damaged or forged: whoever follows it stops. A [`Verdict::Ignored`]
+//! record is well made but says what its key may not say: it is reported, folds never see it, and the chain goes on through it.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, DecodeError};
+use crate::envelope::{Actor, Head, Record, Role};
+use crate::event::Event;
+use crate::id::{HostId, KeyId};
+use crate::keyring::{EnrolError, KeyRing, RingEntry};
+use crate::log::{Position, Stored};
+use crate::subject::{Log, Subject, SubjectKind};
+
+/// Damage or forgery in the log, with the first bad position.
+#[derive(Debug, thiserror::Error)]
+#[error("record at {at} cannot be believed")]
+pub struct Fault {
+    /// Where.
+    pub at: Position,
+    /// What is wrong.
+    #[source]
+    pub kind: FaultKind,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultKind {
+    /// Its bytes are no record.
+    #[error("it cannot be decoded")]
+    Decode(#[source] DecodeError),
+    /// Its header names another subject than the one it is filed under.
+    #[error("it is filed under {filed} and says {said}")]
+    Subject {
+        /// Where the store has it.
+        filed: Subject,
+        /// What its header says.
+        said: Subject,
+    },
+    /// A record of its subject is missing or doubled.
+    #[error("it is number {found} of {subject}, after number {last}")]
+    Gap {
+        /// The subject.
+        subject: Subject,
+        /// Number of the record before it.
+        last: u64,
+        /// Its own number.
+        found: u64,
+    },
+    /// The record before it is not the one that its writer saw.
+    #[error("it does not follow the record before it on {subject}")]
+    Chain {
+        /// The subject.
+        subject: Subject,
+    },
+    /// Signed by a key that the root key never enrolled.
+    #[error("its key {key} was never enrolled")]
+    UnknownKey {
+        /// The key.
+        key: KeyId,
+    },
+    /// Signed by a key after its retirement.
+    #[error("its key {key} was retired before")]
+    RetiredKey {
+        /// The key.
+        key: KeyId,
+    },
+    /// The signature does not fit.
+    #[error("its signature does not fit")]
+    Signature,
+}
+
+/// Why a well-made record is ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ignored {
+    /// Its key's role may not say one of its events.
+    Role(Role),
+    /// A worker spoke for a sandbox or host that is not its own.
+    ForeignHost,
+    /// It says that somebody acted for whom its key cannot speak.
+    Actor,
+    /// It enrols a key that cannot be accepted.
+    Enrolment(String),
+}
+
+/// What is to be done with a record.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Folds may see it.
+    Believed(Record),
+    /// It is reported and skipped.
+    Ignored(Record, Ignored),
+}
+
+/// How much of a record is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Chain, signature, role.
+    Signatures,
+    /// Chain and role: for records up to a position whose signatures were verified before and whose heads are known.
+    Chains,
+}
+
+/// The ends of every subject that was read, and the key ring so far: all that checking the next record needs.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    ring: KeyRing,
+    heads: HashMap<Subject, Head>,
+    owners: HashMap<SubjectKind, HostId>,
+}
+
+/// The part of a [`Verifier`] that a checkpoint stores.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heads(pub Vec<(Subject, Head)>);
+
+impl Verifier {
+    /// A verifier that has read nothing.
+    pub fn new(ring: KeyRing) -> Self {
+        Self { ring, heads: HashMap::new(), owners: HashMap::new() }
+    }
+
+    /// The key ring so far.
+    pub fn ring(&self) -> &KeyRing {
+        &self.ring
+    }
+
+    /// The end of a subject; [`Head::EMPTY`] if it has no records.
+    pub fn head(&self, subject: &Subject) -> Head {
+        self.heads.get(subject).copied().unwrap_or(Head::EMPTY)
+    }
+
+    /// The end of every subject, sorted, for a checkpoint.
+    pub fn heads(&self) -> Heads {
+        let mut heads: Vec<_> = self.heads.iter().map(|(subject, head)| (subject.clone(), *head)).collect();
+        heads.sort_by(|a, b| a.0.cmp(&b.0));
+        Heads(heads)
+    }
+
+    /// The host that claimed a sandbox, if one has.
+    pub fn owner(&self, sandbox: SubjectKind) -> Option<HostId> {
+        self.owners.get(&sandbox).copied()
+    }
+
+    /// Forgets subjects that were purged whole under a tombstone, so that a later record on one starts it anew.
+    pub fn forget(&mut self, purged: impl Fn(&Subject) -> bool) {
+        self.heads.retain(|subject, _| !purged(subject));
+        self.owners.retain(|kind, _| !purged(&(*kind).into()));
+    }
+
+    /// Takes note that a subject starts after `version` and `hash`, as retention's tombstone says.
+    pub fn start_at(&mut self, subject: Subject, head: Head) {
+        self.heads.insert(subject, head);
+    }
+
+    /// Checks the next record of `log`. Records of one log come in order; those of EVENTS before the usage of their sandboxes.
+    pub fn check(&mut self, log: Log, stored: &Stored, depth: Depth) -> Result<Verdict, Fault> {
+        let at = Position { log, sequence: stored.sequence };
+        self.try_check(stored, depth).map_err(|kind| Fault { at, kind })
+    }
+
+    fn try_check(&mut self, stored: &Stored, depth: Depth) -> Result<Verdict, FaultKind> {
+        let record = codec::decode(&stored.record).map_err(FaultKind::Decode)?;
+        let subject = &record.header.subject;
+        if *subject != stored.subject {
+            return Err(FaultKind::Subject { filed: stored.subject.clone(), said: subject.clone() });
+        }
+        let last = self.head(subject);
+        if record.header.version != last.version.saturating_add(1) {
+            return Err(FaultKind::Gap {
+                subject: subject.clone(),
+                last: last.version,
+                found: record.header.version,
+            });
+        }
+        if record.header.previous != last.hash {
+            return Err(FaultKind::Chain { subject: subject.clone() });
+        }
+        let key = record.header.key;
+        let entry = self.ring.get(key).ok_or(FaultKind::UnknownKey { key })?.clone();
+        let is_event_log = subject.log() == Log::Events;
+        if is_event_log && entry.retired_at.is_some_and(|retired| stored.sequence > retired) {
+            return Err(FaultKind::RetiredKey { key });
+        }
+        if depth == Depth::Signatures {
+            entry.public.verify(&record).map_err(|_| FaultKind::Signature)?;
+        }
+        self.heads.insert(subject.clone(), record.head(stored.sequence));
+        Ok(match self.authorise(&record, &entry).and_then(|()| self.follow(&record, stored)) {
+            Ok(()) => Verdict::Believed(record),
+            Err(ignored) => Verdict::Ignored(record, ignored),
+        })
+    }
+
+    /// Whether the key may say this, here, for this actor.
+    fn authorise(&self, record: &Record, entry: &RingEntry) -> Result<(), Ignored> {
+        let unknown_allowed = |event: &Event| matches!(event, Event::Unknown { .. });
+        for (name, event) in record.header.events.iter().zip(&record.events) {
+            if !unknown_allowed(event) && !Event::may_be_said_by(name, entry.role) {
+                return Err(Ignored::Role(entry.role));
+            }
+        }
+        let kind = record.header.subject.kind();
+        if (kind == SubjectKind::KeyRing) != (entry.role == Role::Root) {
+            return Err(Ignored::Role(entry.role));
+        }
+        match (entry.role, entry.host) {
+            (Role::Worker, Some(host)) => self.authorise_worker(record, kind, host),
+            (Role::Worker, None) => Err(Ignored::ForeignHost),
+            _ => Ok(()),
+        }
+    }
+
+    fn authorise_worker(&self, record: &Record, kind: SubjectKind, host: HostId) -> Result<(), Ignored> {
+        if record.header.actor != Actor::Host(host) {
+            return Err(Ignored::Actor);
+        }
+        let claims =
+            record.events.iter().any(|event| matches!(event, Event::SandboxClaimed(c) if c.host == host));
+        let is_own = match kind {
+            SubjectKind::Host(subject) => subject == host,
+            SubjectKind::Sandbox(..) => match self.owners.get(&kind) {
+                Some(owner) => *owner == host,
+                None => claims && record.header.version == 1,
+            },
+            SubjectKind::Usage(_, account, sandbox) => {
+                self.owners.get(&SubjectKind::Sandbox(account, sandbox)) == Some(&host)
+            }
+            _ => false,
+        };
+        if is_own { Ok(()) } else { Err(Ignored::ForeignHost) }
+    }
+
+    /// Takes note of what changes who is believed.
+    fn follow(&mut self, record: &Record, stored: &Stored) -> Result<(), Ignored> {
+        let kind = record.header.subject.kind();
+        for event in &record.events {
+            match event {
+                Event::SandboxClaimed(claimed) => {
+                    self.owners.entry(kind).or_insert(claimed.host);
+                }
+                _ if kind == SubjectKind::KeyRing => {
+                    self.ring
+                        .apply(event, stored.sequence)
+                        .map_err(|error: EnrolError| Ignored::Enrolment(error.to_string()))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
