@@ -2,9 +2,12 @@
 //!
 //! The code itself is never here: it is derived from a key in memory, the challenge and the address.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
 
-use crate::id::AccountId;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::id::{AccountId, ChallengeId};
 use crate::unit::Timestamp;
 
 /// A code was derived for an address and is on its way. On `auth.<challenge>.issued`, expected 0.
@@ -31,3 +34,26 @@ pub struct AttemptSpent {}
 /// The code was right and is used up. On `auth.<challenge>.used`, expected 0: it works once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChallengeUsed {}
+
+/// Proof that somebody knows a code: SHA-256 of a label, the challenge and the code. It is compared and dropped; a six-digit code
+/// can be guessed from it, so it goes no further than the request that carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeProof(#[serde(with = "serde_bytes")] pub [u8; 32]);
+
+impl CodeProof {
+    /// The proof of `code` for `challenge`.
+    pub fn of(challenge: ChallengeId, code: &str) -> Self {
+        let digest = Sha256::new()
+            .chain_update(b"omnirun/code-proof/v1\0")
+            .chain_update(challenge.as_bytes())
+            .chain_update(code.as_bytes())
+            .finalize();
+        Self(digest.into())
+    }
+}
+
+impl fmt::Debug for CodeProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeProof([redacted])")
+    }
+}

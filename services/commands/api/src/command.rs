@@ -1,0 +1,198 @@
+//! Commands: imperative, each answered once, each safe to send again with the same id.
+
+use std::fmt;
+
+use omnirun_events::auth::CodeProof;
+use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
+use omnirun_events::sandbox::Network;
+use omnirun_events::sealing::Sealed;
+use omnirun_events::subject::Subject;
+use omnirun_events::token::{RevokeReason, Scope, TokenKind, TokenVerifier};
+use omnirun_events::unit::{Mebibytes, Seconds, Timestamp, Vcpus};
+use omnirun_events::Actor;
+use serde::{Deserialize, Serialize};
+
+/// A command and what every command has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Names the wish: HMAC(gateway secret, account ‖ idempotency key), or random without one. Ids of what the command makes, and
+    /// its commit id, follow from it, so that a retry lands on the records of the first try.
+    pub id: CommandId,
+    /// Who wants it.
+    pub actor: Actor,
+    /// When it was sent, by the sender's clock.
+    pub at: Timestamp,
+    /// After this moment nobody waits for the answer and nothing is to be done.
+    pub deadline: Timestamp,
+    /// What is wanted.
+    pub command: Command,
+}
+
+/// Text that identifies a person. Its Debug prints nothing of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Personal(pub String);
+
+impl fmt::Debug for Personal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Personal([redacted])")
+    }
+}
+
+/// The stored half of a credential that the gateway has just made; the other half is on its way to the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewCredential {
+    /// What presented credentials are compared with.
+    pub verifier: TokenVerifier,
+    /// The checksum characters.
+    pub hint: String,
+}
+
+/// What a user wants of a new API token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenWish {
+    /// What the user calls it.
+    pub name: Personal,
+    /// What it may do; at least one, and nothing that the asking credential may not.
+    pub scopes: Vec<Scope>,
+    /// Days until it expires; none = never.
+    pub expires_in_days: Option<u32>,
+}
+
+/// What a user wants of a new sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxWish {
+    /// Template, by name.
+    pub template: String,
+    /// Virtual processors; none = the template's.
+    pub vcpus: Option<Vcpus>,
+    /// Memory; none = the template's.
+    pub memory: Option<Mebibytes>,
+    /// Life in seconds from its start; 0 = the plan's longest.
+    pub timeout: Seconds,
+    /// Whether it has a way out.
+    pub network: Network,
+    /// The user's metadata as JSON, sealed on arrival.
+    pub metadata: Option<Personal>,
+}
+
+/// A sealed field and the place it was sealed for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedField {
+    /// The subject of its record.
+    pub subject: Subject,
+    /// Its name.
+    pub field: String,
+    /// The sealed value.
+    pub sealed: Sealed,
+}
+
+/// Sealed fields that one command opens, at most.
+pub const FIELDS_MAX: usize = 1000;
+
+/// What can be asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Send a one-time code to this address. The answer is the same for every address.
+    RequestCode {
+        /// The address as it was typed.
+        email: Personal,
+        /// SHA-256 of a secret that the asking page keeps, to bind the code to that page.
+        bind: Option<[u8; 32]>,
+    },
+    /// Sign in: spend a try, compare, use the code up, open the account if there is none, and make the credential valid.
+    VerifyCode {
+        /// The address as it was typed.
+        email: Personal,
+        /// The challenge; none = the newest unbound one of the address.
+        challenge: Option<ChallengeId>,
+        /// Proof of the code for the challenge; without one, for [`NO_CHALLENGE`].
+        proof: CodeProof,
+        /// The secret of a bound challenge.
+        page_secret: Option<Personal>,
+        /// Session or command line.
+        kind: TokenKind,
+        /// The credential to make valid.
+        credential: NewCredential,
+    },
+    /// Make an API token valid.
+    CreateToken {
+        /// Whose.
+        account: AccountId,
+        /// What the user wants.
+        wish: TokenWish,
+        /// Its stored half.
+        credential: NewCredential,
+    },
+    /// Refuse a credential from now on.
+    RevokeToken {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        token: TokenId,
+        /// Why.
+        reason: RevokeReason,
+    },
+    /// Admit a sandbox.
+    RequestSandbox {
+        /// Whose.
+        account: AccountId,
+        /// What the user wants.
+        wish: SandboxWish,
+    },
+    /// End a sandbox, or cancel it before a host has claimed it.
+    StopSandbox {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// Move a sandbox's end to `timeout` from now; 0 = the plan's longest.
+    ExtendTimeout {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        sandbox: SandboxId,
+        /// From now.
+        timeout: Seconds,
+    },
+    /// Open sealed fields of one account. Changes nothing; only the commands service holds the keys.
+    OpenFields {
+        /// Whose.
+        account: AccountId,
+        /// Which, at most [`FIELDS_MAX`].
+        fields: Vec<SealedField>,
+    },
+}
+
+impl Command {
+    /// The command's subject on the bus and its name in metrics: `cmd.<family>.<verb>`.
+    pub const fn subject(&self) -> &'static str {
+        match self {
+            Self::RequestCode { .. } => "cmd.account.request_code",
+            Self::VerifyCode { .. } => "cmd.account.verify_code",
+            Self::CreateToken { .. } => "cmd.token.create",
+            Self::RevokeToken { .. } => "cmd.token.revoke",
+            Self::RequestSandbox { .. } => "cmd.sandbox.request",
+            Self::StopSandbox { .. } => "cmd.sandbox.stop",
+            Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
+            Self::OpenFields { .. } => "cmd.account.open_fields",
+        }
+    }
+
+    /// Every subject that a commands service answers on.
+    pub const SUBJECTS: [&'static str; 8] = [
+        "cmd.account.request_code",
+        "cmd.account.verify_code",
+        "cmd.token.create",
+        "cmd.token.revoke",
+        "cmd.sandbox.request",
+        "cmd.sandbox.stop",
+        "cmd.sandbox.extend_timeout",
+        "cmd.account.open_fields",
+    ];
+}
+
+/// What a code's proof names when the user did not say which challenge the code answers.
+pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);

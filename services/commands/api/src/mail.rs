@@ -1,0 +1,66 @@
+//! What can be asked of the mailer. Sending is a request, not an event: the text holds a code, so it is stored nowhere.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use omnirun_events::unit::Millis;
+use serde::{Deserialize, Serialize};
+
+use crate::command::Personal;
+
+/// NATS subject that mailers answer on.
+pub const MAIL_SUBJECT: &str = "mail.send";
+
+/// One mail.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mail {
+    /// The stored address, never the one that was typed.
+    pub to: Personal,
+    /// What it says.
+    pub content: Content,
+}
+
+/// A one-time code. Wiped by nobody: it lives for minutes. Its Debug prints nothing of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OneTimeCode(pub String);
+
+impl fmt::Debug for OneTimeCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OneTimeCode([redacted])")
+    }
+}
+
+/// What a mail says. The mailer owns the words.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// A code to sign in with.
+    SignInCode {
+        /// The code.
+        code: OneTimeCode,
+        /// How long it works.
+        valid_for: Millis,
+    },
+}
+
+/// Why a mail was not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum MailError {
+    /// The mail server did not take it now; the same mail may go later.
+    #[error("the mail server did not take the mail")]
+    Temporary,
+    /// The mail server refuses it for good, or the address is none.
+    #[error("the mail server refuses the mail")]
+    Permanent,
+    /// No mailer answers.
+    #[error("no mailer answers")]
+    NoResponders,
+}
+
+/// Sends mail.
+#[async_trait]
+pub trait SendMail: Send + Sync {
+    /// Hands one mail to the mail server; Ok when the server has taken it.
+    async fn send_mail(&self, mail: Mail) -> Result<(), MailError>;
+}

@@ -1,0 +1,128 @@
+//! Answers: what was decided and where it is in the log, or why not.
+
+use omnirun_events::id::{AccountId, ChallengeId, SandboxId, TokenId};
+use omnirun_events::log::Position;
+use omnirun_events::unit::{Millis, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::command::Personal;
+
+/// The answer to a command that was followed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reply {
+    /// The last position that the command wrote or relied on in EVENTS; who answers a user waits until its own view has reached it.
+    pub position: Option<Position>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// A challenge stands, whether or not a mail was sent.
+    CodeRequested {
+        /// Its id.
+        challenge: ChallengeId,
+        /// How long its code works.
+        expires_in: Millis,
+        /// When another may be asked for.
+        resend_after: Millis,
+    },
+    /// The code was right and the credential is valid.
+    SignedIn {
+        /// Whose it is.
+        account: AccountId,
+        /// The credential.
+        token: TokenId,
+        /// When it expires.
+        expires_at: Timestamp,
+    },
+    /// The token is valid.
+    TokenCreated {
+        /// The token.
+        token: TokenId,
+        /// When it was made.
+        created_at: Timestamp,
+        /// When it expires; none = never.
+        expires_at: Option<Timestamp>,
+    },
+    /// The command with this id made the token before; its secret was shown then.
+    TokenAlreadyCreated {
+        /// The token.
+        token: TokenId,
+    },
+    /// The credential is refused from now on.
+    TokenRevoked,
+    /// The sandbox was admitted, now or by an earlier try.
+    SandboxRequested {
+        /// The sandbox.
+        sandbox: SandboxId,
+        /// It fails if no host has claimed it by then.
+        deadline: Timestamp,
+    },
+    /// The sandbox will end, or has ended.
+    SandboxStopping,
+    /// The sandbox's end was moved.
+    TimeoutExtended {
+        /// Its new end.
+        end_at: Timestamp,
+    },
+    /// The opened fields in the order asked; none where the key is destroyed or the field was sealed elsewhere.
+    FieldsOpened(
+        /// The plain texts.
+        Vec<Option<Personal>>,
+    ),
+}
+
+/// Why a command was not followed. The text is for users and names no input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Rejection {
+    /// What kind of no.
+    pub code: Code,
+    /// One sentence: which limit, its value, the use, when it resets, what to do.
+    pub message: String,
+    /// Whether the same command may be followed later.
+    pub retryable: bool,
+    /// How long to wait first, where that is known.
+    pub retry_after: Option<Millis>,
+}
+
+impl Rejection {
+    /// A no that stays one.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retryable: false, retry_after: None }
+    }
+
+    /// A no that may pass.
+    pub fn retryable(code: Code, message: impl Into<String>, after: Millis) -> Self {
+        Self { code, message: message.into(), retryable: true, retry_after: Some(after) }
+    }
+}
+
+/// Kinds of no. As text (snake case) they are the `code` of HTTP errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// 401: the code is wrong, used, expired, over-tried or for another page. One answer for all of them.
+    InvalidOrExpiredCode,
+    /// 422: a value is out of its range.
+    Invalid,
+    /// 422: no host offers this template.
+    UnknownTemplate,
+    /// 404: it does not exist, or not for this account.
+    NotFound,
+    /// 409: the thing has ended.
+    AlreadyFinal,
+    /// 409: the idempotency key came before with another wish.
+    IdempotencyConflict,
+    /// 402: a limit of the plan that money lifts.
+    PlanLimit,
+    /// 429: too many in too short a time.
+    RateLimited,
+    /// 503: nothing was done; try again.
+    Busy,
+    /// 504: the deadline passed before it could be handled; nothing was done.
+    DeadlinePassed,
+}
