@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::envelope::Role;
 use crate::event::Event;
 use crate::id::{HostId, KeyId};
@@ -22,10 +24,26 @@ pub struct RingEntry {
     pub retired_at: Option<Sequence>,
 }
 
+impl RingEntry {
+    fn enrolment(&self, key: KeyId) -> KeyEnrolled {
+        KeyEnrolled { key, public: self.public.to_bytes(), role: self.role, host: self.host }
+    }
+}
+
 /// Every key that was ever believed. A retired key stays, to check what it signed before.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
+    root: Digest,
     entries: HashMap<KeyId, RingEntry>,
+}
+
+/// A [`KeyRing`] as a checkpoint stores it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingState {
+    /// The pinned root key.
+    pub root: Digest,
+    /// Every enrolment, with the position of its retirement.
+    pub enrolled: Vec<(KeyEnrolled, Option<Sequence>)>,
 }
 
 /// Why an enrolment is not followed.
@@ -50,7 +68,32 @@ impl KeyRing {
     pub fn rooted_in(root: &Digest) -> Result<Self, WeakKey> {
         let public = PublicKey::from_bytes(root)?;
         let entry = RingEntry { public, role: Role::Root, host: None, retired_at: None };
-        Ok(Self { entries: HashMap::from([(key_id(Role::Root, root), entry)]) })
+        Ok(Self { root: *root, entries: HashMap::from([(key_id(Role::Root, root), entry)]) })
+    }
+
+    /// The pinned root key.
+    pub fn root(&self) -> Digest {
+        self.root
+    }
+
+    /// What a checkpoint stores of it, sorted by key.
+    pub fn state(&self) -> RingState {
+        let subordinate = self.entries.iter().filter(|(_, entry)| entry.role != Role::Root);
+        let mut enrolled: Vec<_> =
+            subordinate.map(|(key, entry)| (entry.enrolment(*key), entry.retired_at)).collect();
+        enrolled.sort_by_key(|(enrolled, _)| enrolled.key);
+        RingState { root: self.root, enrolled }
+    }
+
+    /// The ring that [`Self::state`] was taken of.
+    pub fn from_state(state: RingState) -> Result<Self, WeakKey> {
+        let mut ring = Self::rooted_in(&state.root)?;
+        for (enrolled, retired_at) in state.enrolled {
+            let public = PublicKey::from_bytes(&enrolled.public)?;
+            let entry = RingEntry { public, role: enrolled.role, host: enrolled.host, retired_at };
+            ring.entries.insert(enrolled.key, entry);
+        }
+        Ok(ring)
     }
 
     /// The key with this id, if it was ever enrolled.

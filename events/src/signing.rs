@@ -123,6 +123,11 @@ impl PublicKey {
         if key.is_weak() { Err(WeakKey) } else { Ok(Self(key)) }
     }
 
+    /// The bytes that [`Self::from_bytes`] takes.
+    pub fn to_bytes(self) -> Digest {
+        Digest(self.0.to_bytes())
+    }
+
     /// Whether this key signed the record. Costs about 35 µs.
     pub fn verify(&self, record: &Record) -> Result<(), BadSignature> {
         let parts = &record.parts;

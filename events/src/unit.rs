@@ -59,6 +59,9 @@ impl Timestamp {
     }
 }
 
+/// Where a service takes the time from: the system's clock, or a test's.
+pub type Clock = std::sync::Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
 impl From<Seconds> for Millis {
     fn from(seconds: Seconds) -> Self {
         Self(u64::from(seconds.0).saturating_mul(1000))

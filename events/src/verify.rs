@@ -11,8 +11,9 @@ use crate::codec::{self, DecodeError};
 use crate::envelope::{Actor, Head, Record, Role};
 use crate::event::Event;
 use crate::id::{HostId, KeyId};
-use crate::keyring::{EnrolError, KeyRing, RingEntry};
+use crate::keyring::{EnrolError, KeyRing, RingEntry, RingState};
 use crate::log::{Position, Stored};
+use crate::signing::WeakKey;
 use crate::subject::{Log, Subject, SubjectKind};
 
 /// Damage or forgery in the log, with the first bad position.
@@ -113,9 +114,16 @@ pub struct Verifier {
     owners: HashMap<SubjectKind, HostId>,
 }
 
-/// The part of a [`Verifier`] that a checkpoint stores.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heads(pub Vec<(Subject, Head)>);
+/// A [`Verifier`] as a checkpoint stores it. Sorted, so that equal verifiers are equal bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifierState {
+    /// The end of every subject.
+    pub heads: Vec<(Subject, Head)>,
+    /// Which host claimed which sandbox.
+    pub owners: Vec<(Subject, HostId)>,
+    /// The key ring.
+    pub ring: RingState,
+}
 
 impl Verifier {
     /// A verifier that has read nothing.
@@ -133,11 +141,23 @@ impl Verifier {
         self.heads.get(subject).copied().unwrap_or(Head::EMPTY)
     }
 
-    /// The end of every subject, sorted, for a checkpoint.
-    pub fn heads(&self) -> Heads {
+    /// What a checkpoint stores of it.
+    pub fn state(&self) -> VerifierState {
         let mut heads: Vec<_> = self.heads.iter().map(|(subject, head)| (subject.clone(), *head)).collect();
         heads.sort_by(|a, b| a.0.cmp(&b.0));
-        Heads(heads)
+        let mut owners: Vec<_> =
+            self.owners.iter().map(|(kind, host)| (Subject::from(*kind), *host)).collect();
+        owners.sort();
+        VerifierState { heads, owners, ring: self.ring.state() }
+    }
+
+    /// The verifier that [`Self::state`] was taken of.
+    pub fn from_state(state: VerifierState) -> Result<Self, WeakKey> {
+        Ok(Self {
+            ring: KeyRing::from_state(state.ring)?,
+            heads: state.heads.into_iter().collect(),
+            owners: state.owners.into_iter().map(|(subject, host)| (subject.kind(), host)).collect(),
+        })
     }
 
     /// The host that claimed a sandbox, if one has.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
 use omnirun_events::sandbox::Network;
@@ -9,7 +10,6 @@ use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::Subject;
 use omnirun_events::token::{RevokeReason, Scope, TokenKind, TokenVerifier};
 use omnirun_events::unit::{Mebibytes, Seconds, Timestamp, Vcpus};
-use omnirun_events::Actor;
 use serde::{Deserialize, Serialize};
 
 /// A command and what every command has.

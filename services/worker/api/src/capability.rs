@@ -138,10 +138,20 @@ mod tests {
 
     #[test]
     fn a_capability_signed_by_any_other_key_is_refused() {
-        let (commands, gateway) = (Signer::from_seed(&[1; 32], Role::Commands), Signer::from_seed(&[2; 32], Role::Gateway));
+        let (commands, gateway) =
+            (Signer::from_seed(&[1; 32], Role::Commands), Signer::from_seed(&[2; 32], Role::Gateway));
         let text = capability().sign(&commands);
-        assert_eq!(Capability::verify(&text, &ring(&commands, Role::Commands), NOW), Err(CapabilityError::UnknownKey));
-        assert_eq!(Capability::verify(&text, &ring(&gateway, Role::Gateway), NOW), Err(CapabilityError::UnknownKey));
-        assert_eq!(Capability::verify("AAAA", &ring(&gateway, Role::Gateway), NOW), Err(CapabilityError::Malformed));
+        assert_eq!(
+            Capability::verify(&text, &ring(&commands, Role::Commands), NOW),
+            Err(CapabilityError::UnknownKey)
+        );
+        assert_eq!(
+            Capability::verify(&text, &ring(&gateway, Role::Gateway), NOW),
+            Err(CapabilityError::UnknownKey)
+        );
+        assert_eq!(
+            Capability::verify("AAAA", &ring(&gateway, Role::Gateway), NOW),
+            Err(CapabilityError::Malformed)
+        );
     }
 }

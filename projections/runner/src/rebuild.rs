@@ -1,0 +1,91 @@
+//! Rebuilding: the same state from the log alone, up to given positions. There is no sender in it.
+
+use std::collections::BTreeMap;
+
+use omnirun_events::keyring::KeyRing;
+use omnirun_events::keys::Digest;
+use omnirun_events::log::{PAGE_RECORDS_MAX, Read, ReadError, Sequence, Tail};
+use omnirun_events::signing::WeakKey;
+use omnirun_events::subject::{Filter, Log};
+use omnirun_events::verify::{Depth, Fault, Verifier};
+use omnirun_projections::Fold;
+
+use crate::follow::{Source, apply};
+use crate::live::Inner;
+
+/// A rebuilt state.
+#[derive(Debug, Clone)]
+pub struct Rebuilt<F> {
+    /// The state.
+    pub state: F,
+    /// The last position read of each log.
+    pub positions: BTreeMap<Log, Sequence>,
+    /// Records that were read.
+    pub records: u64,
+    /// The verifier after the last of them.
+    pub verifier: Verifier,
+}
+
+/// Why a state cannot be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// The pinned root key is none.
+    #[error("the pinned root key cannot be used")]
+    Root(#[source] WeakKey),
+    /// The store cannot be read.
+    #[error("cannot read {log}")]
+    Read {
+        /// Which log.
+        log: Log,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// A record cannot be believed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Folds every record of `source` up to `through`, or to the end where it names no position. EVENTS comes first, whole, so that every
+/// claim is known before a meter is read.
+pub async fn rebuild<F: Fold>(
+    reader: &dyn Read,
+    root: &Digest,
+    source: Source,
+    through: &BTreeMap<Log, Sequence>,
+    depth: Depth,
+) -> Result<Rebuilt<F>, RebuildError> {
+    let ring = KeyRing::rooted_in(root).map_err(RebuildError::Root)?;
+    let mut inner = Inner { state: F::default(), verifier: Verifier::new(ring), positions: BTreeMap::new() };
+    let mut records = 0;
+    for log in source.logs() {
+        let through = through.get(&log).copied().unwrap_or(Sequence(u64::MAX));
+        records += fold_log(reader, &mut inner, log, through, depth).await?;
+    }
+    Ok(Rebuilt { state: inner.state, positions: inner.positions, records, verifier: inner.verifier })
+}
+
+async fn fold_log<F: Fold>(
+    reader: &dyn Read,
+    inner: &mut Inner<F>,
+    log: Log,
+    through: Sequence,
+    depth: Depth,
+) -> Result<u64, RebuildError> {
+    let failed = |source| RebuildError::Read { log, source };
+    let mut cursor = reader.read(log, Filter::all(), Sequence::NONE).await.map_err(failed)?;
+    let mut records = 0;
+    loop {
+        let page = cursor.next(PAGE_RECORDS_MAX, Tail::Return).await.map_err(failed)?;
+        if page.records.is_empty() {
+            return Ok(records);
+        }
+        for stored in &page.records {
+            if stored.sequence > through {
+                return Ok(records);
+            }
+            apply(inner, log, stored, depth)?;
+            records += 1;
+        }
+    }
+}

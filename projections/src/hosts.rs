@@ -1,0 +1,62 @@
+//! Worker hosts: what each offers and where its data path is.
+
+use std::collections::BTreeMap;
+
+use omnirun_events::event::Event;
+use omnirun_events::host::HostJoined;
+use omnirun_events::id::HostId;
+use omnirun_events::subject::SubjectKind;
+use omnirun_events::unit::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::Fact;
+
+/// One host, as it last announced itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// When it last joined.
+    pub joined_at: Timestamp,
+    /// What it offers.
+    pub offer: HostJoined,
+    /// Whether it has left in order since.
+    pub has_left: bool,
+}
+
+/// Every host that ever joined.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hosts {
+    hosts: BTreeMap<HostId, Host>,
+}
+
+impl Hosts {
+    /// The host with this id.
+    pub fn get(&self, host: HostId) -> Option<&Host> {
+        self.hosts.get(&host)
+    }
+
+    /// The hosts that have joined and not left.
+    pub fn present(&self) -> impl Iterator<Item = (HostId, &Host)> {
+        self.hosts.iter().filter(|(_, host)| !host.has_left).map(|(id, host)| (*id, host))
+    }
+
+    /// Whether a present host can start this template.
+    pub fn offers(&self, template: &str) -> bool {
+        self.present().any(|(_, host)| host.offer.templates.iter().any(|offered| offered.name == template))
+    }
+
+    pub(crate) fn apply(&mut self, fact: &Fact<'_>) {
+        let SubjectKind::Host(id) = fact.kind else { return };
+        match fact.event {
+            Event::HostJoined(joined) => {
+                let host = Host { joined_at: fact.at, offer: joined.clone(), has_left: false };
+                self.hosts.insert(id, host);
+            }
+            Event::HostLeft(_) => {
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    host.has_left = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
