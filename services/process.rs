@@ -1,0 +1,28 @@
+//! What every role does to its own process first: no core dumps, nothing of a value in a panic's text, quiet logs.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// Hardens the process. Secrets and users' code are in its memory, so it leaves no core and no other process of its user may
+/// read it.
+pub fn harden() -> anyhow::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none).context("cannot forbid core dumps")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot forbid that others read this process")?;
+    std::panic::set_hook(Box::new(|panic| {
+        // The payload may hold a value; the place is enough to find the bug.
+        match panic.location() {
+            Some(place) => eprintln!("omnirun: bug at {}:{}", place.file(), place.line()),
+            None => eprintln!("omnirun: bug at an unknown place"),
+        }
+    }));
+    Ok(())
+}
+
+/// Sends log lines to standard error: a sentence and fields, information and worse.
+pub fn start_logging() {
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false).init();
+}

@@ -1,0 +1,29 @@
+//! Real servers and a real client for tests and the demo: `omnirun up` as a process, an SMTP server, HTTP.
+//!
+//! Nothing here knows what is asserted; that is in `tests/promises` and `tests/it`.
+
+pub mod http;
+pub mod smtp;
+pub mod up;
+
+pub mod demo;
+
+use std::path::PathBuf;
+
+/// The project's root directory.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The template store that `scripts/guest-image` makes; `OMNIRUN_IMAGES` names another.
+pub fn images() -> PathBuf {
+    std::env::var_os("OMNIRUN_IMAGES").map_or_else(|| root().join(".data/images"), PathBuf::from)
+}
+
+/// The program under test: `OMNIRUN_BINARY`, or the one in `target/release`.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("OMNIRUN_BINARY")
+        .map_or_else(|| root().join("target/release/omnirun"), PathBuf::from);
+    anyhow::ensure!(path.exists(), "{} is missing: run cargo build --release --bin omnirun", path.display());
+    Ok(path)
+}
