@@ -28,7 +28,12 @@ pub struct Demo {
 
 impl Demo {
     /// Does what is left to do. Safe to call again after an error, with a client of the restarted server.
-    pub async fn run(&mut self, client: &Client, smtp: &mut SmtpSink, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    pub async fn run(
+        &mut self,
+        client: &Client,
+        smtp: &mut SmtpSink,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         let session = match self.session.clone() {
             Some(session) => session,
             None => self.sign_in(client, smtp, tell).await?,
@@ -57,7 +62,12 @@ impl Demo {
         self.steps.push((step, took));
     }
 
-    async fn sign_in(&mut self, client: &Client, smtp: &mut SmtpSink, tell: &mut dyn FnMut(&str)) -> Result<String> {
+    async fn sign_in(
+        &mut self,
+        client: &Client,
+        smtp: &mut SmtpSink,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<String> {
         let started = Instant::now();
         let asked = client.post("/auth/magic-link/request", json!({ "email": EMAIL })).await?.expect(200)?;
         let code = smtp.code_to(EMAIL).await?;
@@ -83,7 +93,8 @@ impl Demo {
     async fn create_sandbox(&mut self, user: &Client, tell: &mut dyn FnMut(&str)) -> Result<String> {
         let started = Instant::now();
         let wish = json!({ "template": "python-3.11", "timeout": 120, "metadata": { "purpose": "demo" } });
-        let made = user.post_with("/sandboxes", wish, &[("idempotency-key", "demo-sandbox")]).await?.expect(201)?;
+        let made =
+            user.post_with("/sandboxes", wish, &[("idempotency-key", "demo-sandbox")]).await?.expect(201)?;
         let sandbox = text(&made, "sandboxID")?;
         self.done(tell, "sandbox", "a microVM with a kernel of its own", started);
         self.sandbox = Some(sandbox.clone());
@@ -93,7 +104,10 @@ impl Demo {
     async fn use_sandbox(&mut self, user: &Client, sandbox: &str, tell: &mut dyn FnMut(&str)) -> Result<()> {
         let at = |rest: &str| format!("/sandboxes/{sandbox}/{rest}");
         let started = Instant::now();
-        let echoed = user.post(&at("commands"), json!({ "command": "echo hello from $(uname -sr)" })).await?.expect(200)?;
+        let echoed = user
+            .post(&at("commands"), json!({ "command": "echo hello from $(uname -sr)" }))
+            .await?
+            .expect(200)?;
         let output = text(&echoed, "stdout")?;
         ensure!(output.starts_with("hello from Linux"), "the guest said something else");
         self.done(tell, "command", output.trim(), started);
@@ -133,7 +147,10 @@ impl Demo {
         let started = Instant::now();
         let usage = user.get("/account/usage").await?.expect(200)?;
         let sandboxes = usage["sandboxes"].as_array().context("the usage lists no sandboxes")?;
-        let billed = sandboxes.iter().find(|used| used["sandboxID"] == sandbox).context("the sandbox is not on the bill")?;
+        let billed = sandboxes
+            .iter()
+            .find(|used| used["sandboxID"] == sandbox)
+            .context("the sandbox is not on the bill")?;
         let wall = billed["wallMs"].as_u64().context("the bill names no time")?;
         ensure!(wall > 0, "the bill says that it never ran");
         self.done(tell, "usage", &format!("{wall} ms are on the bill"), started);

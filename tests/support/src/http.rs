@@ -58,16 +58,28 @@ impl Client {
         Self { address: self.address.clone(), token: Some(token.into()) }
     }
 
+    /// The token that it shows.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// Sends a request as it is and answers when the head of the response is there.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
         let stream = TcpStream::connect(&self.address).await.context("cannot connect")?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("cannot speak HTTP")?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.context("cannot speak HTTP")?;
         tokio::spawn(connection);
         sender.send_request(request).await.context("no answer")
     }
 
     /// A request with this client's credential.
-    pub fn request(&self, method: Method, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Request<Full<Bytes>> {
+    pub fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> Request<Full<Bytes>> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
         if let Some(token) = &self.token {
             request = request.header("x-api-key", token);
@@ -79,7 +91,13 @@ impl Client {
     }
 
     /// Sends and reads the answer to its end.
-    pub async fn call(&self, method: Method, path: &str, body: Bytes, headers: &[(&str, &str)]) -> Result<Answer> {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer> {
         let response = self.send(self.request(method, path, body, headers)).await?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.context("the answer broke off")?.to_bytes();

@@ -7,6 +7,7 @@ pub mod smtp;
 pub mod up;
 
 pub mod demo;
+pub mod world;
 
 use std::path::PathBuf;
 

@@ -61,7 +61,8 @@ impl SmtpSink {
 /// The one-time code in a mail's text.
 pub fn code_in(mail: &str) -> Option<String> {
     let is_code = |line: &&str| {
-        line.len() >= 7 && line.split(' ').all(|group| group.len() == 3 && group.bytes().all(|b| b.is_ascii_digit()))
+        line.len() >= 7
+            && line.split(' ').all(|group| group.len() == 3 && group.bytes().all(|b| b.is_ascii_digit()))
     };
     let line = mail.lines().map(str::trim).find(is_code)?;
     Some(line.replace(' ', ""))

@@ -56,7 +56,8 @@ impl Up {
             }
             bail!("omnirun ended before it was healthy: {}", last_lines(&data))
         };
-        let address = tokio::time::timeout(START_PATIENCE, ready).await.context("omnirun did not become healthy")??;
+        let address =
+            tokio::time::timeout(START_PATIENCE, ready).await.context("omnirun did not become healthy")??;
         // Whatever else it prints is read and dropped, so that it never waits for a reader.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Self { child, address, data, arguments })
@@ -83,7 +84,8 @@ impl Up {
         let pid = self.child.id().context("it has ended before")?;
         let status = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
         anyhow::ensure!(status.success(), "cannot signal omnirun");
-        let status = tokio::time::timeout(START_PATIENCE, self.child.wait()).await.context("it did not stop")??;
+        let status =
+            tokio::time::timeout(START_PATIENCE, self.child.wait()).await.context("it did not stop")??;
         anyhow::ensure!(status.success(), "omnirun ended with {status}: {}", last_lines(&self.data));
         Ok(())
     }
@@ -108,7 +110,8 @@ fn last_lines(data: &Path) -> String {
 
 /// Runs `omnirun ops` over this data; answers its exit code and output.
 pub async fn ops(data: &Path, arguments: &[&str]) -> Result<(i32, String)> {
-    let output = Command::new(crate::binary()?).arg("ops").arg("--data").arg(data).args(arguments).output().await?;
+    let output =
+        Command::new(crate::binary()?).arg("ops").arg("--data").arg(data).args(arguments).output().await?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
 }

@@ -1,0 +1,12 @@
+//! What OmniRun promises, and what would fail if a promise were broken. One file per promise; `cargo test --test promises p02` runs one.
+//!
+//! Beside each lies a patch of at most ten lines that breaks its mechanism; `cargo x sabotage` applies each and must see red.
+
+mod p02_codes;
+mod p03_usage;
+mod p04_tokens;
+mod p08_isolation;
+mod p09_destruction;
+mod p10_code;
+
+mod table;

@@ -1,0 +1,61 @@
+//! P3: usage is tracked to enforce plan limits and to bill; a replay of the log gives the same bill.
+
+use anyhow::Result;
+use omnirun_test_support::up::ops;
+use omnirun_test_support::world::{World, destroy, run, sandbox};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_replay_of_the_log_gives_the_same_bill() -> Result<()> {
+    let mut world = World::start(&["--pool", "0"]).await?;
+    let (user, _) = world.user("p03@example.org").await?;
+    let id = sandbox(&user, json!({ "template": "base", "timeout": 60 })).await?;
+    run(&user, &id, "true").await?;
+    destroy(&user, &id).await?;
+    let bill = user.get("/account/usage").await?.expect(200)?;
+    assert_eq!(bill["sandboxes"][0]["sandboxID"], id.as_str());
+    assert!(bill["sandboxes"][0]["wallMs"].as_u64().is_some_and(|wall| wall > 0), "{bill}");
+
+    let (exit, text) = ops(&world.data(), &["replay", "usage"]).await?;
+    assert_eq!(exit, 0, "{text}");
+    // Without its checkpoints every read model starts from the log alone.
+    let World { up, .. } = &mut world;
+    up.kill().await?;
+    std::fs::remove_dir_all(world.data().join("views"))?;
+    let again = omnirun_test_support::up::Up::start(&world.data(), &["--pool", "0"]).await?;
+    let token = user.token().expect("the user has a token").to_owned();
+    let replayed = again.client().with_token(token).get("/account/usage").await?.expect(200)?;
+    assert_eq!(replayed, bill);
+    again.stop().await
+}
+
+#[tokio::test]
+async fn of_sandboxes_asked_for_at_once_the_plan_admits_exactly_what_it_allows() -> Result<()> {
+    const AT_ONCE: usize = 2;
+    let mut world = World::start(&["--pool", "0"]).await?;
+    let (user, _) = world.user("p03@example.org").await?;
+    let wishes = (0..AT_ONCE + 3).map(|_| {
+        let user = user.clone();
+        tokio::spawn(
+            async move { user.post("/sandboxes", json!({ "template": "base", "timeout": 60 })).await },
+        )
+    });
+    let mut admitted = Vec::new();
+    let mut refused = 0;
+    for wish in wishes.collect::<Vec<_>>() {
+        let answer = wish.await??;
+        match answer.status.as_u16() {
+            201 => admitted.push(answer.json()["sandboxID"].as_str().unwrap_or_default().to_owned()),
+            402 => {
+                assert_eq!(answer.json()["code"], "plan_limit");
+                refused += 1;
+            }
+            other => panic!("neither admitted nor refused: {other} {}", answer.text()),
+        }
+    }
+    assert_eq!((admitted.len(), refused), (AT_ONCE, 3));
+    for id in admitted {
+        destroy(&user, &id).await?;
+    }
+    world.close().await
+}
