@@ -15,7 +15,7 @@ async fn a_token_is_shown_once_and_found_nowhere_on_disk() -> Result<()> {
     // A token may list only with the account scope; whichever way the answer goes, it does not hold the token.
     assert!(!listed.text().contains(&token));
 
-    let (exit, events) = ops(&world.data(), &["tail", "--json"]).await?;
+    let (exit, events) = ops(&world.data(), &["tail", "--json", "--from", "1"]).await?;
     assert_eq!(exit, 0, "{events}");
     let hint = made["hint"].as_str().expect("a hint is shown");
     assert!(events.contains(hint), "the search finds what is stored in the clear");

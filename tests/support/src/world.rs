@@ -63,6 +63,11 @@ impl World {
         std::fs::read_to_string(log_path(&self.up.data)).unwrap_or_default()
     }
 
+    /// The program, its mail and its directory apart, for tests that kill and restart it.
+    pub fn into_parts(self) -> (Up, SmtpSink, TempDir) {
+        (self.up, self.smtp, self.directory)
+    }
+
     /// Drains the host, so that no guest outlives the test, and stops the program.
     pub async fn close(self) -> Result<()> {
         self.up.stop().await?;
