@@ -1,1 +1,59 @@
-fn main() {}
+//! The program: one subcommand per role. Only this crate knows all the parts; here they are put together and nowhere else.
+
+mod process;
+
+mod up;
+
+mod ops;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Isolated microVM sandboxes for AI agents
+#[derive(Debug, Parser)]
+#[command(name = "omnirun", version)]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Run everything in this process on the embedded log
+    Up(up::Options),
+    /// Own one guest: started by a worker, with its orders on standard input
+    #[command(hide = true)]
+    Vmm,
+    /// Make keys, read the log, replay and verify it
+    Ops(omnirun_ops::OpsArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = process::harden() {
+        return complain(&error);
+    }
+    match cli.role {
+        // Before any runtime: the owner of a guest makes its own, small one.
+        Role::Vmm => omnirun_owner::main(),
+        Role::Ops(args) => on_runtime(async { Ok(ExitCode::from(ops::run(args).await.code())) }),
+        Role::Up(options) => {
+            process::start_logging();
+            on_runtime(async { up::run(options).await.map(|()| ExitCode::SUCCESS) })
+        }
+    }
+}
+
+fn on_runtime(role: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.into()),
+    };
+    runtime.block_on(role).unwrap_or_else(|error| complain(&error))
+}
+
+fn complain(error: &anyhow::Error) -> ExitCode {
+    eprintln!("omnirun: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,8 +1,11 @@
-//! What every role does to its own process first: no core dumps, nothing of a value in a panic's text, quiet logs.
+//! What every role does to its own process first: no core dumps, nothing of a value in a panic's text, quiet logs; and the clock that all are given.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use omnirun_events::unit::{Clock, Timestamp};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// Hardens the process. Secrets and users' code are in its memory, so it leaves no core and no other process of its user may
@@ -25,4 +28,12 @@ pub fn harden() -> anyhow::Result<()> {
 pub fn start_logging() {
     let is_terminal = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false).init();
+}
+
+/// The system's clock. A clock before 1970 reads as 1970: folds and deciders then refuse what looks expired.
+pub fn clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    })
 }

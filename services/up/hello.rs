@@ -1,0 +1,29 @@
+//! What `omnirun up` prints when it is healthy: where it is and how to sign in.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// Prints it. The first line is what scripts wait for.
+pub fn say(address: SocketAddr, data: &Path, mail_is_shown_here: bool) {
+    println!("OmniRun is up: http://{address}");
+    println!();
+    println!("Ask for a sign-in code:");
+    println!(
+        "  curl -s http://{address}/auth/magic-link/request -H 'content-type: application/json' -d '{{\"email\":\"you@example.org\"}}'"
+    );
+    if mail_is_shown_here {
+        println!("The mail is shown here, and at http://{address}/dev/mailbox. Exchange its code for a token:");
+    } else {
+        println!("Exchange the code of the mail for a token:");
+    }
+    println!(
+        "  curl -s http://{address}/auth/otp/verify -H 'content-type: application/json' -d '{{\"email\":\"you@example.org\",\"code\":\"CODE\"}}'"
+    );
+    println!("Then a sandbox:");
+    println!(
+        "  curl -s http://{address}/sandboxes -H 'x-api-key: TOKEN' -H 'content-type: application/json' -d '{{\"template\":\"python-3.11\"}}'"
+    );
+    println!();
+    println!("What happens: omnirun ops --data {} tail --follow", data.display());
+    println!("Ctrl-C stops it; sandboxes live on until their time is over, and are taken over at the next start.");
+}
