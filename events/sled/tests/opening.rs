@@ -6,6 +6,7 @@ use omnirun_events::log::{Append, AppendError, Erase, Queue, Read, ReadError, Ta
 use omnirun_events::{Filter, Log, Mebibytes, Millis, Sequence};
 use omnirun_sled::{OpenError, Options, RECORD_BYTES_MAX, SledLog};
 
+#[path = "support/common.rs"]
 mod common;
 use common::*;
 
