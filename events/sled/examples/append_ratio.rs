@@ -49,10 +49,7 @@ async fn main() -> Result<(), Failure> {
     let (raw_p99, log_p99) = (percentile(&mut raw_times, 99), percentile(&mut log_times, 99));
     println!("one writer, {SEQUENTIAL} appends of {RECORD_BYTES} bytes");
     println!("  raw sled  p50 {raw_p50:?}  p99 {raw_p99:?}  fdatasyncs {}", raw.syncs);
-    println!(
-        "  SledLog   p50 {log_p50:?}  p99 {log_p99:?}  fdatasyncs {:?}",
-        log.sync_counts(Log::Events)
-    );
+    println!("  SledLog   p50 {log_p50:?}  p99 {log_p99:?}  fdatasyncs {:?}", log.sync_counts(Log::Events));
     println!("  ratio p50 {:.2} (goal at most 1.3)", log_p50.as_secs_f64() / raw_p50.as_secs_f64());
 
     let before = log.sync_counts(Log::Events).data;

@@ -9,7 +9,7 @@ use omnirun_events::{Log, Mebibytes, Sequence};
 use tokio::sync::watch;
 
 use crate::check;
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, Rows};
 use crate::error::{OpenError, StoreError};
 use crate::head::{Head, HeadFile, head_path};
 use crate::queue::Group;
@@ -96,6 +96,10 @@ impl Cell {
             None if findings.is_new => HeadFile::create(dir, log)?,
             None => return Err(OpenError::Head { log, file: head_path(dir, log), what: "missing" }),
         };
+        if !findings.unindexed.is_empty() {
+            let rows = Rows::InOrder(findings.unindexed);
+            database.commit(rows).map_err(|error| unreadable(error.describe()))?;
+        }
         if known.is_some_and(|known| known != findings.head) {
             file.write(findings.head).map_err(crate::error::io_error("write", &head_path(dir, log)))?;
         }
@@ -126,10 +130,11 @@ impl Cell {
         std::mem::replace(&mut *self.database.write().unwrap_or_else(PoisonError::into_inner), database)
     }
 
-    /// Commits a batch, durable when it returns. After an error nothing more is taken: what the disk holds is not known.
-    pub fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
+    /// Writes rows, durable when it returns. After an error nothing more is taken, since nobody
+    /// knows what the disk holds, and sled may refuse to read pages that it does not have in memory.
+    pub fn commit(&self, rows: Rows) -> Result<(), StoreError> {
         self.check_taking()?;
-        let result = self.with(|database| database.commit(batch));
+        let result = self.with(|database| database.commit(rows));
         self.data_syncs.fetch_add(1, Ordering::Relaxed);
         result.inspect_err(|error| self.refuse(error))
     }

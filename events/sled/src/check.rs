@@ -3,6 +3,7 @@
 //! One scan over the records (positions without gaps but for purge marks, each check sum, the chain) and one over the index. Whether
 //! those two agree is decided by a sum of hashes that does not depend on the order; only when it differs are rows looked up one by one.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use omnirun_events::{Log, Sequence};
@@ -24,7 +25,12 @@ pub(crate) struct Findings {
     pub head: Head,
     /// Whether there has ever been a record.
     pub is_new: bool,
+    /// Index rows that a crash cut off from records which nobody was told about; to be written before the log is served.
+    pub unindexed: Vec<Row>,
 }
+
+/// Key and value.
+type Row = (Vec<u8>, Vec<u8>);
 
 /// Checks a log against the head that was kept outside it, none if its file is missing.
 ///
@@ -42,15 +48,25 @@ pub(crate) fn check(
             return Ok(Err(damage));
         }
     }
-    let (head, sum) = match walk.end() {
+    let (head, sum, beyond) = match walk.end() {
         Ok(found) => found,
         Err(damage) => return Ok(Err(damage)),
     };
-    if index_sum(tree, &hasher)? != sum {
-        let at = first_disagreement(tree)?.unwrap_or(head.sequence.next());
+    let until = kept.map_or(Sequence(u64::MAX), |kept| kept.sequence);
+    let (indexed, indexed_beyond) = index_sum(tree, &hasher, until)?;
+    let mut unindexed = Vec::new();
+    let beyond_count = beyond.len() as u64;
+    for (key, commit) in beyond {
+        match tree.get(&key)? {
+            Some(indexed) if indexed == commit => {}
+            _ => unindexed.push((key, commit)),
+        }
+    }
+    if indexed != sum || indexed_beyond + unindexed.len() as u64 != beyond_count {
+        let at = first_disagreement(tree, until)?.unwrap_or(Sequence(1));
         return Ok(Err(Damage { at, what: "the index of subjects does not agree with the records" }));
     }
-    Ok(Ok(Findings { head, is_new: head == Head::start(log) }))
+    Ok(Ok(Findings { head, is_new: head == Head::start(log), unindexed }))
 }
 
 /// Count and order-independent sum of (subject, position, commit).
@@ -62,6 +78,8 @@ struct Walk<'a> {
     next: Sequence,
     chain: Chain,
     sum: IndexSum,
+    /// Index rows that the records beyond the kept head must have.
+    beyond: Vec<Row>,
     /// The record whose rows are being read.
     open: Option<Open>,
 }
@@ -77,7 +95,7 @@ struct Open {
 impl<'a> Walk<'a> {
     fn new(log: Log, kept: Option<Head>, hasher: &'a RandomState) -> Self {
         let Head { sequence, chain } = Head::start(log);
-        Self { hasher, kept, next: sequence.next(), chain, sum: (0, 0), open: None }
+        Self { hasher, kept, next: sequence.next(), chain, sum: (0, 0), beyond: Vec::new(), open: None }
     }
 
     fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), Damage> {
@@ -101,14 +119,28 @@ impl<'a> Walk<'a> {
                 }
                 self.chain = header.chain;
                 self.next = sequence.next();
-                self.sum.0 += 1;
-                let hash = self.hasher.hash_one((header.subject, sequence, &header.commit[..]));
-                self.sum.1 = self.sum.1.wrapping_add(hash);
+                self.expect_indexed(sequence, &header)?;
                 self.compare_with_head(sequence)?;
                 self.open = Some(Open::new(sequence, &header)?);
                 Ok(())
             }
         }
+    }
+
+    fn expect_indexed(
+        &mut self,
+        sequence: Sequence,
+        header: &layout::RecordHeader<'_>,
+    ) -> Result<(), Damage> {
+        if self.kept.is_some_and(|kept| sequence > kept.sequence) {
+            let unreadable = |_| Damage { at: sequence, what: "the record names no subject" };
+            let subject = std::str::from_utf8(header.subject).map_err(unreadable)?;
+            self.beyond.push((layout::index_key(subject, sequence), header.commit.to_vec()));
+            return Ok(());
+        }
+        let hash = self.hasher.hash_one((header.subject, sequence, &header.commit[..]));
+        self.sum = (self.sum.0 + 1, self.sum.1.wrapping_add(hash));
+        Ok(())
     }
 
     fn mark(&mut self, mark: Mark) -> Result<(), Damage> {
@@ -120,7 +152,9 @@ impl<'a> Walk<'a> {
     fn chunk(&mut self, sequence: Sequence, chunk: u16, value: &[u8]) -> Result<(), Damage> {
         match &mut self.open {
             Some(open) if (open.sequence, open.next_chunk) == (sequence, chunk) => open.take(value),
-            _ => Err(Damage { at: self.next.min(sequence), what: "a part of a record is without the others" }),
+            _ => {
+                Err(Damage { at: self.next.min(sequence), what: "a part of a record is without the others" })
+            }
         }
     }
 
@@ -137,14 +171,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn end(mut self) -> Result<(Head, IndexSum), Damage> {
+    fn end(mut self) -> Result<(Head, IndexSum, Vec<Row>), Damage> {
         self.close()?;
         match self.kept {
             Some(kept) if kept.sequence >= self.next => Err(Damage {
                 at: self.next,
                 what: "the log ends before it, and the head file knows that there was more",
             }),
-            _ => Ok((Head { sequence: Sequence(self.next.0 - 1), chain: self.chain }, self.sum)),
+            _ => {
+                let head = Head { sequence: Sequence(self.next.0 - 1), chain: self.chain };
+                Ok((head, self.sum, self.beyond))
+            }
         }
     }
 }
@@ -179,40 +216,51 @@ impl Open {
     }
 }
 
-fn index_sum(tree: &sled::Tree, hasher: &RandomState) -> Result<IndexSum, StoreError> {
+/// The sum of the index up to a position, and how many rows are beyond it.
+fn index_sum(
+    tree: &sled::Tree,
+    hasher: &RandomState,
+    until: Sequence,
+) -> Result<(IndexSum, u64), StoreError> {
     let mut sum: IndexSum = (0, 0);
+    let mut beyond = 0;
     for row in tree.scan_prefix(INDEX_ROWS) {
         let (key, commit) = row?;
-        let hash = layout::parse_index_key(&key)
+        let parsed = layout::parse_index_key(&key);
+        if parsed.is_some_and(|(_, sequence)| sequence > until) {
+            beyond += 1;
+            continue;
+        }
+        let hash = parsed
             .map_or(0, |(subject, sequence)| hasher.hash_one((subject.as_bytes(), sequence, &commit[..])));
         sum = (sum.0 + 1, sum.1.wrapping_add(hash));
     }
-    Ok(sum)
+    Ok((sum, beyond))
 }
 
-/// The first position that one of the two has and the other does not.
-fn first_disagreement(tree: &sled::Tree) -> Result<Option<Sequence>, StoreError> {
-    let mut first: Option<Sequence> = None;
-    let mut note = |at: Sequence| first = Some(first.map_or(at, |known| known.min(at)));
+/// The first position that one of the two scans has and the other has not or differently. Records beyond `until` may lack their index row.
+fn first_disagreement(tree: &sled::Tree, until: Sequence) -> Result<Option<Sequence>, StoreError> {
+    let mut indexed = HashMap::new();
+    let mut first = None;
+    let mut note = |at: Sequence| first = Some(first.map_or(at, |known: Sequence| known.min(at)));
+    for row in tree.scan_prefix(INDEX_ROWS) {
+        let (key, commit) = row?;
+        let Some((subject, sequence)) = layout::parse_index_key(&key) else { continue };
+        if indexed.insert(sequence, (subject.to_owned(), commit)).is_some() {
+            note(sequence);
+        }
+    }
     for row in tree.scan_prefix(RECORDS) {
         let (key, value) = row?;
         let Some((sequence, 0)) = layout::parse_record_key(&key) else { continue };
         let Some(First::Record(header)) = layout::parse_first(sequence, &value) else { continue };
-        let subject = std::str::from_utf8(header.subject).unwrap_or_default();
-        let indexed = tree.get(layout::index_key(subject, sequence))?;
-        if indexed.is_none_or(|commit| commit != header.commit.as_slice()) {
-            note(sequence);
-            break;
-        }
-    }
-    for row in tree.scan_prefix(INDEX_ROWS) {
-        let (key, _) = row?;
-        let Some((_, sequence)) = layout::parse_index_key(&key) else { continue };
-        let row = tree.get(layout::record_key(sequence, 0))?;
-        let is_record = row.as_deref().and_then(|row| layout::parse_first(sequence, row));
-        if !matches!(is_record, Some(First::Record(_))) {
+        let is_same = indexed.remove(&sequence).map(|(subject, commit)| {
+            subject.as_bytes() == header.subject && commit == header.commit.as_slice()
+        });
+        if !is_same.unwrap_or(sequence > until) {
             note(sequence);
         }
     }
+    indexed.into_keys().for_each(note);
     Ok(first)
 }

@@ -26,6 +26,9 @@ use group::Group;
 const WAITING_MAX: usize = 1024;
 /// Bytes after which a group takes no more: about what a disk writes in a few milliseconds.
 const GROUP_BYTES_MAX: usize = 4 << 20;
+/// How long the writer looks for the next request before it sleeps: about as long as whoever was just answered needs to come back with
+/// one. Being woken costs more than that.
+const SPIN: Duration = Duration::from_micros(150);
 /// How long the head file may stay unsynced.
 const HEAD_SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -73,11 +76,7 @@ impl Committer {
             writer.close()
         });
         let thread = thread.map_err(crate::error::io_error("start the writer of", &dir))?;
-        Ok(Self {
-            requests,
-            places: Arc::new(Semaphore::new(WAITING_MAX)),
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Self { requests, places: Arc::new(Semaphore::new(WAITING_MAX)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Appends a batch; none if the log is closed. Dropping the future leaves it unknown whether it was appended.
@@ -141,6 +140,13 @@ impl Writer {
 
     /// The next request; meanwhile the head is synced when it is due. None when everybody who could ask is gone.
     fn wait(&mut self, requests: &Receiver<Request>) -> Option<Request> {
+        let started = Instant::now();
+        while started.elapsed() < SPIN {
+            if let Ok(request) = requests.try_recv() {
+                return Some(request);
+            }
+            std::hint::spin_loop();
+        }
         loop {
             if self.file.is_synced() {
                 return requests.recv().ok();

@@ -11,7 +11,8 @@ use omnirun_events::Mebibytes;
 
 use crate::error::{OpenError, StoreError, io_error};
 
-/// How long a database that this process closed a moment ago may still be locked: sled's threads let go of it late.
+/// How long a database that this process closed a moment ago may still be locked: sled's threads let go of it late, and a process that was
+/// forked meanwhile holds its lock until it execs.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open database. Its one tree is sled's default tree.
@@ -19,6 +20,15 @@ pub(crate) struct Database {
     tree: sled::Db,
     /// Our own descriptor of sled's file: `flush` writes without syncing (Linux: sync_file_range), fdatasync on this one does the rest.
     file: File,
+}
+
+/// Rows to be written.
+pub(crate) enum Rows {
+    /// After a crash, all of them or none.
+    Whole(sled::Batch),
+    /// After a crash, the first ones up to some point. Less than half of what a batch costs: sled puts a manifest before a batch, which is a
+    /// write of its own.
+    InOrder(Vec<(Vec<u8>, Vec<u8>)>),
 }
 
 /// Why a database does not open.
@@ -56,10 +66,17 @@ impl Database {
         Ok(Self { tree, file })
     }
 
-    /// Applies the batch whole. When it returns, it survives a power cut; one fdatasync.
-    pub fn commit(&self, batch: sled::Batch) -> Result<(), StoreError> {
+    /// Writes the rows. When it returns, they survive a power cut; one fdatasync.
+    pub fn commit(&self, rows: Rows) -> Result<(), StoreError> {
         guarded(|| {
-            self.tree.apply_batch(batch)?;
+            match rows {
+                Rows::Whole(batch) => self.tree.apply_batch(batch)?,
+                Rows::InOrder(rows) => {
+                    for (key, value) in rows {
+                        self.tree.insert(key, value)?;
+                    }
+                }
+            }
             self.tree.flush()?;
             Ok(())
         })?;
@@ -72,7 +89,10 @@ impl Database {
     }
 
     /// Runs a read; a panic of sled on damaged pages comes back as an error.
-    pub fn reading<T>(&self, read: impl FnOnce(&sled::Tree) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub fn reading<T>(
+        &self,
+        read: impl FnOnce(&sled::Tree) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         guarded(|| read(&self.tree))
     }
 
@@ -112,7 +132,8 @@ fn open_unlocked(config: &sled::Config) -> Result<sled::Db, StoreError> {
     loop {
         match guarded(|| Ok(config.open()?)) {
             Err(StoreError::Sled(sled::Error::Io(error)))
-                if error.to_string().contains("could not acquire lock") && started.elapsed() < UNLOCK_PATIENCE =>
+                if error.to_string().contains("could not acquire lock")
+                    && started.elapsed() < UNLOCK_PATIENCE =>
             {
                 // The directory's own lock is ours, so this is an earlier life of this database in this process.
                 std::thread::sleep(Duration::from_millis(5));

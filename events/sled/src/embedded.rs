@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{
-    Append, AppendError, Batch, Consumer, ConsumerName, Cursor, Erase, EraseError, Queue, Read, ReadError, Store,
+    Append, AppendError, Batch, Consumer, ConsumerName, Cursor, Erase, EraseError, Queue, Read, ReadError,
+    Store,
 };
 use omnirun_events::{Filter, Log, Sequence, Stored, Subject};
 

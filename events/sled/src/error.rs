@@ -53,10 +53,7 @@ pub enum OpenError {
 }
 
 /// Puts the operation and the path to a system error.
-pub(crate) fn io_error(
-    what: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> OpenError + use<> {
+pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OpenError + use<> {
     let path = path.to_owned();
     move |source| OpenError::Io { what, path, source }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/lock             held while a process has the logs open
 //! <dir>/EVENTS/          one sled database per log: records, subject index, purge marks and consumer progress in ONE tree,
-//! <dir>/KEYS/            so that one apply_batch is one commit
+//! <dir>/KEYS/            so that one commit covers all of them
 //! <dir>/USAGE_00/ …      a directory each, so that a purge of everything in it removes its files
 //! <dir>/head-EVENTS …    the last position and the running check sum, outside sled
 //! ```

@@ -10,7 +10,7 @@ use crate::error::{OpenError, io_error};
 
 /// Holds `<dir>/lock` until it is dropped.
 pub(crate) struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -20,9 +20,17 @@ impl DirLock {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(io_error("open", &path))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { file }),
             Err(Errno::WOULDBLOCK) => Err(OpenError::InUse { dir: dir.to_owned() }),
             Err(error) => Err(io_error("lock", &path)(error.into())),
         }
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a process that was forked a moment ago holds the same lock until it execs. If this fails,
+        // closing is still to come.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::cell::{Cell, log_path, next_path};
 use crate::committer::Purge;
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, Rows};
 use crate::error::{OpenError, StoreError, io_error};
 use crate::head::Head;
 use crate::layout::{self, First, INDEX_ROWS, Mark, PROGRESS_ROWS};
@@ -41,7 +41,7 @@ pub(crate) fn run(cell: &Arc<Cell>, head: Head, purge: &Purge) -> Result<u64, St
     };
     for step in doomed.chunks(STEP_RECORDS) {
         let batch = cell.with(|db| db.reading(|tree| removal(tree, step)))?;
-        cell.commit(batch)?;
+        cell.commit(Rows::Whole(batch))?;
     }
     Ok(doomed.len() as u64)
 }
@@ -83,7 +83,9 @@ fn removal(tree: &sled::Tree, doomed: &[Doomed]) -> Result<sled::Batch, StoreErr
         let mut last = None;
         for row in tree.range(layout::record_key(*sequence, 0)..=layout::record_key(*sequence, u16::MAX)) {
             let (key, value) = row?;
-            if let Some(First::Record(header)) = layout::parse_first(*sequence, &value).filter(|_| last.is_none()) {
+            if let Some(First::Record(header)) =
+                layout::parse_first(*sequence, &value).filter(|_| last.is_none())
+            {
                 last = Some(header.chain);
             }
             batch.remove(key);
@@ -119,7 +121,8 @@ fn join_neighbours(
             }
             _ => {
                 let before = stored_mark_before(tree, from)?;
-                from = before.filter(|(_, mark)| mark.through.next() == from).map_or(from, |(start, _)| start);
+                from =
+                    before.filter(|(_, mark)| mark.through.next() == from).map_or(from, |(start, _)| start);
             }
         }
         let after = mark.through.next();
@@ -175,7 +178,7 @@ fn start_anew(cell: &Arc<Cell>, head: Head) -> Result<(), StoreError> {
             Ok(())
         })
     })?;
-    database.commit(batch)?;
+    database.commit(Rows::Whole(batch))?;
     database.close()?;
     exchange(&cell.dir, &path, &next).map_err(StoreError::Replace)?;
     // From here on the old files are under the spare name. If the new ones do not open, the log stays closed.

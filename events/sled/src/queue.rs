@@ -216,7 +216,8 @@ impl Receipt for SledReceipt {
         self.is_answered = true;
         let now = Instant::now();
         // A delay beyond what the clock can say is as good as a day.
-        let due = now.checked_add(delay.as_duration()).unwrap_or(now + std::time::Duration::from_secs(86_400));
+        let due =
+            now.checked_add(delay.as_duration()).unwrap_or(now + std::time::Duration::from_secs(86_400));
         self.with_group(|group| {
             group.held.remove(&self.sequence);
             group.later.insert((due, self.sequence), self.attempt);

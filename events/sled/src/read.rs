@@ -34,8 +34,8 @@ pub(crate) fn last_indexed(
     subject: &Subject,
     until: Sequence,
 ) -> Result<Option<Sequence>, StoreError> {
-    let range = layout::index_key(subject.as_str(), Sequence::NONE)
-        ..=layout::index_key(subject.as_str(), until);
+    let range =
+        layout::index_key(subject.as_str(), Sequence::NONE)..=layout::index_key(subject.as_str(), until);
     let Some(row) = tree.range(range).next_back() else { return Ok(None) };
     Ok(layout::parse_index_key(&row?.0).map(|(_, sequence)| sequence))
 }
@@ -46,8 +46,8 @@ pub(crate) fn first_indexed(
     subject: &Subject,
     from: Sequence,
 ) -> Result<Option<(Sequence, CommitId)>, StoreError> {
-    let range = layout::index_key(subject.as_str(), from)
-        ..=layout::index_key(subject.as_str(), Sequence(u64::MAX));
+    let range =
+        layout::index_key(subject.as_str(), from)..=layout::index_key(subject.as_str(), Sequence(u64::MAX));
     let Some(row) = tree.range(range).next() else { return Ok(None) };
     let (key, commit) = row?;
     let sequence = layout::parse_index_key(&key).map(|(_, sequence)| sequence);

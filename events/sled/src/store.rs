@@ -65,7 +65,7 @@ impl Open {
 
 impl SledLog {
     /// Opens the logs in `dir`, which is made if it is not there. Every log that has ever been used is checked whole before this
-    /// returns: about a second for a million records. Blocks; call it before serving or from a blocking thread.
+    /// returns: 3 to 10 s for a million records, by how much of them [`Options::cache`] holds. Blocks; call it before serving or from a blocking thread.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         std::fs::create_dir_all(dir).map_err(io_error("create", dir))?;
         let lock = DirLock::take(dir)?;

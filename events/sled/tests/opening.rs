@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Append, AppendError, Erase, Queue, Read, ReadError, Tail, read_to_end};
-use omnirun_events::{Filter, Log, Mebibytes, Millis, Sequence};
-use omnirun_sled::{OpenError, Options, RECORD_BYTES_MAX, SledLog};
+use omnirun_events::{ChallengeId, Filter, Log, Mebibytes, Millis, Sequence, Subject, SubjectKind};
+use omnirun_sled::{EmbeddedLog, OpenError, Options, RECORD_BYTES_MAX, SledLog};
 
 #[path = "support/common.rs"]
 mod common;
@@ -38,10 +39,7 @@ async fn a_log_whose_directory_is_gone_is_damaged_from_position_1() {
     std::fs::remove_dir_all(dir.path().join("EVENTS")).expect("it was there");
     for _ in 0..2 {
         let error = SledLog::open(dir.path(), Options::default()).err().expect("five records are missing");
-        assert!(
-            matches!(&error, OpenError::Damaged { at, .. } if at.sequence == Sequence(1)),
-            "{error}"
-        );
+        assert!(matches!(&error, OpenError::Damaged { at, .. } if at.sequence == Sequence(1)), "{error}");
     }
 }
 
@@ -100,8 +98,10 @@ async fn scattered_purges_leave_a_log_that_opens_and_reads_whole() {
     for n in 0..60 {
         let which = n % 5;
         let size = if n % 7 == 0 { 9000 } else { 10 };
-        lasts[which] =
-            log.append_all(one(subject(which as u8), lasts[which], n, vec![n as u8; size])).await.expect("up")[0];
+        lasts[which] = log
+            .append_all(one(subject(which as u8), lasts[which], n, vec![n as u8; size]))
+            .await
+            .expect("up")[0];
         kept.push((which, lasts[which]));
     }
     for (subject_number, through) in [(1, 30), (2, 60), (0, 20), (1, 55), (4, 60), (3, 44)] {
@@ -201,10 +201,24 @@ async fn below_the_reserve_appends_are_refused_and_reads_go_on() {
     let more_than_there_is = Options { reserve: Mebibytes(u32::MAX), ..Options::default() };
     let log = SledLog::open(dir.path(), more_than_there_is).expect("the directory is ours");
     let refused = log.append_all(one(subject(9), Sequence::NONE, 0, vec![1])).await;
-    assert!(matches!(&refused, Err(AppendError::Full { remedy, .. }) if remedy.contains("free space")), "{refused:?}");
-    assert_eq!(log.head(Log::Events).await.expect("up"), Sequence(2));
-    assert_eq!(
-        read_to_end(&log, Log::Events, Filter::all(), Sequence::NONE).await.expect("up").len(),
-        2
+    assert!(
+        matches!(&refused, Err(AppendError::Full { remedy, .. }) if remedy.contains("free space")),
+        "{refused:?}"
     );
+    assert_eq!(log.head(Log::Events).await.expect("up"), Sequence(2));
+    assert_eq!(read_to_end(&log, Log::Events, Filter::all(), Sequence::NONE).await.expect("up").len(), 2);
+}
+
+#[tokio::test]
+async fn sign_in_challenges_never_touch_the_disk() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let issued = Subject::from(SubjectKind::ChallengeIssued(ChallengeId::from_bytes([3; 16])));
+    let kept = open(dir.path());
+    let refused = kept.append_all(one(issued.clone(), Sequence::NONE, 0, vec![1])).await;
+    assert!(matches!(refused, Err(AppendError::Unknown { log: Log::Auth, .. })), "{refused:?}");
+    let log = EmbeddedLog::new(kept, MemoryLog::default());
+    log.append_all(one(issued.clone(), Sequence::NONE, 0, vec![1])).await.expect("memory takes it");
+    assert!(log.last(&issued).await.expect("up").is_some());
+    let names = std::fs::read_dir(dir.path()).expect("it is there").flatten().map(|entry| entry.file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["lock"]);
 }

@@ -11,8 +11,7 @@ use omnirun_sled::{OpenError, SledLog};
 use super::common::*;
 
 const RECORDS: usize = 3000;
-const CUTS: [u64; 12] =
-    [1, 7, 40, 100, 777, 4096, 5000, 40_000, 131_072, 524_288, 700_000, 1_048_576];
+const CUTS: [u64; 12] = [1, 7, 40, 100, 777, 4096, 5000, 40_000, 131_072, 524_288, 700_000, 1_048_576];
 const FLIPS: u64 = 60;
 
 /// What came of opening a damaged copy.

@@ -71,8 +71,7 @@ async fn a_disk_that_runs_full_during_a_write_loses_nothing_and_goes_on_after_a_
         let says_so = matches!(&again, Err(AppendError::Full { remedy, .. }) if remedy.contains("free space there and restart"));
         assert!(says_so, "it takes nothing more: {again:?}");
     }
-    assert_eq!(log.head(Log::Events).await.expect("reading goes on"), last);
-    check(&log, last).await;
+    assert_eq!(log.head(Log::Events).await.expect("it is known"), last);
     drop(log);
     std::fs::remove_file(&ballast).expect("it is ours");
     let log = open(&dir);
