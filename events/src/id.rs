@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use data_encoding::{Encoding, Specification};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -14,10 +15,14 @@ use sha2::{Digest, Sha256};
 pub const ID_TEXT_LEN: usize = 26;
 
 /// The alphabet that every id and digest prints in: RFC 4648 base32 in lower case, no padding.
-pub(crate) fn base32() -> Encoding {
-    let mut specification = Specification::new();
-    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
-    specification.encoding().expect("32 distinct symbols make a base32 encoding")
+pub(crate) fn base32() -> &'static Encoding {
+    // Made once: a replay reads two ids for each record.
+    static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
+        let mut specification = Specification::new();
+        specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+        specification.encoding().expect("32 distinct symbols make a base32 encoding")
+    });
+    &BASE32
 }
 
 /// A text that is not an id of the wanted kind.

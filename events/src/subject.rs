@@ -288,8 +288,13 @@ impl Filter {
 
     /// Whether `subject` is wanted.
     pub fn matches(&self, subject: &Subject) -> bool {
+        self.takes(subject.as_str())
+    }
+
+    /// Whether the subject with this text is wanted: for stores, which scan texts that they wrote themselves.
+    pub fn takes(&self, subject: &str) -> bool {
         let mut wanted = self.0.split('.').peekable();
-        let mut tokens = subject.as_str().split('.');
+        let mut tokens = subject.split('.');
         loop {
             match (wanted.next(), tokens.next()) {
                 (Some(">"), Some(_)) if wanted.peek().is_none() => return true,
