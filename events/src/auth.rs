@@ -31,7 +31,7 @@ pub struct ChallengeIssued {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttemptSpent {}
 
-/// The code was right and is used up. On `auth.<challenge>.used`, expected 0: it works once.
+/// The code was right and is used up, or a newer challenge took this one's place. On `auth.<challenge>.used`, expected 0: it works once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChallengeUsed {}
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
-use omnirun_events::sandbox::{FailReason, Network, SandboxRequested, StopReason};
+use omnirun_events::sandbox::{FailReason, Network, SandboxRequested, StopReason, TimeoutExtended};
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::{Seconds, Shape, StandardMillis, Timestamp};
@@ -85,6 +85,22 @@ pub struct Sandbox {
     pub meter: Option<Meter>,
     /// The commit that admitted it, by which a repeated wish is recognised.
     pub commit: CommitId,
+    /// The latest extensions, oldest first, at most [`EXTENSIONS_KEPT`], by which repeated ones are recognised.
+    pub extensions: Vec<Extension>,
+}
+
+/// Extensions of a sandbox that are remembered: a repeated command is a retry and comes soon.
+pub const EXTENSIONS_KEPT: usize = 8;
+
+/// One extension.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// The commit that admitted it.
+    pub commit: CommitId,
+    /// When.
+    pub at: Timestamp,
+    /// The end that it set.
+    pub end_at: Timestamp,
 }
 
 /// Every sandbox.
@@ -127,8 +143,7 @@ impl Sandboxes {
                     && sandbox.account == account
                     && !sandbox.state.is_final()
                 {
-                    sandbox.end_at = Some(extended.end_at);
-                    sandbox.reserved = extended.reserved;
+                    sandbox.extend(extended, fact);
                 }
             }
             (SubjectKind::Sandbox(account, id), event) => {
@@ -168,6 +183,7 @@ impl Sandboxes {
             ended_at: None,
             meter: None,
             commit: fact.commit,
+            extensions: Vec::new(),
         };
         self.sandboxes.insert(id, sandbox);
         self.by_account.entry(account).or_default().push(id);
@@ -202,6 +218,20 @@ impl Sandbox {
             }
             _ => {}
         }
+    }
+
+    fn extend(&mut self, extended: &TimeoutExtended, fact: &Fact<'_>) {
+        self.end_at = Some(extended.end_at);
+        self.reserved = extended.reserved;
+        if self.extensions.len() == EXTENSIONS_KEPT {
+            self.extensions.remove(0);
+        }
+        self.extensions.push(Extension { commit: fact.commit, at: fact.at, end_at: extended.end_at });
+    }
+
+    /// The extension that this commit made, if it is one of the latest.
+    pub fn extension(&self, commit: CommitId) -> Option<&Extension> {
+        self.extensions.iter().find(|extension| extension.commit == commit)
     }
 
     /// What of the plan it has used or may still use: the reservation while it lives, what it ran once it has stopped, nothing if

@@ -1,0 +1,86 @@
+//! One-time codes: derived, never stored. Whoever holds every log and every disk but not the master key learns nothing about them.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use omnirun_commands_api::mail::OneTimeCode;
+use omnirun_events::id::{AccountId, ChallengeId};
+use omnirun_events::unit::{Millis, Timestamp};
+use sha2::Sha256;
+
+use crate::address::Address;
+use crate::master::MasterKey;
+
+/// Digits of a code. Five tries at one of 10^6 are a chance of 1 in 200 000.
+pub const DIGITS: u8 = 6;
+
+/// How long a code works: the ceiling for out-of-band secrets in NIST SP 800-63B-4 section 3.1.3.
+pub const VALID_FOR: Millis = Millis(10 * 60 * 1000);
+
+/// When a page may offer to send another code.
+pub const RESEND_AFTER: Millis = Millis(30 * 1000);
+
+/// Tries per challenge.
+pub const TRIES: u64 = 5;
+
+/// Days since 1970: the epoch whose key derives the codes asked for at `at`.
+pub fn epoch_of(at: Timestamp) -> u32 {
+    u32::try_from(at.0 / (24 * 3600 * 1000)).unwrap_or(u32::MAX)
+}
+
+/// The code of a challenge. It is bound to the address as well as to the account, so that it signs nobody in under another one.
+pub fn derive(
+    master: &MasterKey,
+    epoch: u32,
+    challenge: ChallengeId,
+    account: AccountId,
+    address: &Address,
+    digits: u8,
+) -> OneTimeCode {
+    let key = master.codes(epoch);
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).expect("HMAC takes keys of every length");
+    mac.update(b"omnirun/otp/code/v1\0");
+    mac.update(challenge.as_bytes());
+    mac.update(account.as_bytes());
+    mac.update(address.as_str().as_bytes());
+    mac.update(&[0, digits]);
+    let tag = mac.finalize().into_bytes();
+    let (head, _) = tag.split_at(16);
+    let number = u128::from_be_bytes(head.try_into().expect("16 of 32 bytes"));
+    // 128 bits modulo 10^digits: the bias is below 2^-100.
+    let width = usize::from(digits.min(18));
+    let code = number % 10_u128.pow(width as u32);
+    OneTimeCode(format!("{code:0width$}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn code(challenge: u8, account: u8, address: &str, epoch: u32) -> String {
+        let master = MasterKey::ephemeral(&(std::sync::Arc::new(|buffer: &mut [u8]| buffer.fill(5)) as _));
+        let (challenge, account) =
+            (ChallengeId::from_bytes([challenge; 16]), AccountId::from_bytes([account; 16]));
+        let address = Address::parse(address).expect("an address");
+        derive(&master, epoch, challenge, account, &address, DIGITS).0
+    }
+
+    #[test]
+    fn a_code_is_six_digits_and_the_same_each_time() {
+        let first = code(1, 1, "a@example.org", 1);
+        assert_eq!(first, code(1, 1, "a@example.org", 1));
+        assert!(first.len() == 6 && first.bytes().all(|byte| byte.is_ascii_digit()));
+    }
+
+    #[test]
+    fn everything_it_is_bound_to_changes_it() {
+        let codes = [
+            code(1, 1, "a@example.org", 1),
+            code(2, 1, "a@example.org", 1),
+            code(1, 2, "a@example.org", 1),
+            code(1, 1, "b@example.org", 1),
+            code(1, 1, "a@example.org", 2),
+        ];
+        assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+    }
+}

@@ -1,0 +1,117 @@
+//! Admission: the limits of a plan. Exact because every reservation of an account is decided one after the other on one subject.
+//!
+//! A sandbox's whole charge counts in the month it was admitted in. Sandboxes that are not final count with their reservation, stopped ones
+//! with what they ran, failed ones not at all.
+
+use omnirun_billing::calendar::Date;
+use omnirun_billing::{Period, Plan, Plans};
+use omnirun_commands_api::{Code, Rejection};
+use omnirun_events::id::{AccountId, SandboxId};
+use omnirun_events::unit::{Millis, Shape, StandardMillis, Timestamp};
+use omnirun_projections::Directory;
+
+use super::not_found;
+
+/// The plan an account is on and its month.
+pub struct Terms<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The month that now lies in.
+    pub period: Period,
+}
+
+/// The terms of an account at `now`.
+pub fn terms<'a>(
+    directory: &Directory,
+    plans: &'a Plans,
+    account: AccountId,
+    now: Timestamp,
+) -> Result<Terms<'a>, Rejection> {
+    let known = directory.accounts.get(account).ok_or_else(not_found)?;
+    let plan = plans.get(&known.plan).ok_or_else(|| {
+        let message = "The account's plan is not in this deployment's plans file; an operator has to add it.";
+        Rejection::retryable(Code::Busy, message, Millis(60_000))
+    })?;
+    Ok(Terms { plan, period: Period::of(known.opened_at, now) })
+}
+
+impl Terms<'_> {
+    /// Refuses a shape that the plan does not have.
+    pub fn allow_shape(&self, shape: Shape) -> Result<(), Rejection> {
+        let plan = self.plan;
+        if shape.vcpus > plan.vcpus_max || shape.memory > plan.memory_max {
+            return Err(self.limit(format!(
+                "allows {} vCPU and {} MiB for one sandbox; {} vCPU and {} MiB were asked for.",
+                plan.vcpus_max.0, plan.memory_max.0, shape.vcpus.0, shape.memory.0
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses a life that is longer than the plan's longest.
+    pub fn allow_session(&self, length: Millis) -> Result<(), Rejection> {
+        let longest = self.plan.session_max;
+        if length > Millis::from(longest) {
+            return Err(self.limit(format!(
+                "lets one sandbox live {} s; {} s were asked for in all.",
+                longest.0,
+                length.0.div_ceil(1000)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses one sandbox more than the plan allows at once.
+    pub fn allow_another(&self, directory: &Directory, account: AccountId) -> Result<(), Rejection> {
+        let live = directory.sandboxes.live().filter(|(_, sandbox)| sandbox.account == account).count();
+        if live >= self.plan.concurrency as usize {
+            return Err(self.limit(format!(
+                "allows {} sandboxes at once and {live} exist; there is room again when one of them ends.",
+                self.plan.concurrency
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses a reservation for `sandbox` that would exceed what the month includes, where the plan sells no more.
+    pub fn allow_reservation(
+        &self,
+        directory: &Directory,
+        account: AccountId,
+        sandbox: SandboxId,
+        wanted: StandardMillis,
+    ) -> Result<(), Rejection> {
+        if self.plan.overage_per_second.is_some() {
+            return Ok(());
+        }
+        let used = charged(directory, account, sandbox, self.period);
+        if used.plus(wanted) > self.plan.included {
+            return Err(self.limit(format!(
+                "includes {} sandbox-hours a month; {} are used or reserved and this would reserve {}. It resets on {} at 00:00 UTC.",
+                hours(self.plan.included),
+                hours(used),
+                hours(wanted),
+                Date::of(self.period.end)
+            )));
+        }
+        Ok(())
+    }
+
+    fn limit(&self, rest: String) -> Rejection {
+        Rejection::new(Code::PlanLimit, format!("The plan {} {rest}", self.plan.name))
+    }
+}
+
+/// What the account's sandboxes but `except` use or may use of `period`.
+fn charged(directory: &Directory, account: AccountId, except: SandboxId, period: Period) -> StandardMillis {
+    let of_account = directory.sandboxes.of(account).filter(|(id, _)| *id != except);
+    of_account
+        .filter(|(_, sandbox)| period.contains(sandbox.requested_at))
+        .fold(StandardMillis::ZERO, |sum, (_, sandbox)| sum.plus(sandbox.charged()))
+}
+
+/// Hours with two decimals, rounded up: nobody is told that nothing is used when something is.
+fn hours(amount: StandardMillis) -> String {
+    let hundredths = amount.0.div_ceil(36_000);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}

@@ -1,0 +1,71 @@
+//! Why a command got no reply: refused, or not known to be done.
+
+use omnirun_commands_api::{Code, Rejection, SendError};
+use omnirun_events::codec::EncodeError;
+use omnirun_events::log::ReadError;
+use omnirun_events::unit::Millis;
+use omnirun_runner::NotReached;
+
+/// When to come back after something that passes.
+const BUSY_FOR: Millis = Millis(1000);
+
+/// No reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was done, and why.
+    Rejected(Rejection),
+    /// The store did not confirm: it may or may not have been done. The same command with the same id is safe and tells.
+    Unknown,
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<Failure> for SendError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Rejected(rejection) => Self::Rejected(rejection),
+            Failure::Unknown => Self::TimedOut,
+        }
+    }
+}
+
+/// Nothing was done; it may pass.
+pub(crate) fn busy(message: &str) -> Failure {
+    Rejection::retryable(Code::Busy, message, BUSY_FOR).into()
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        tracing::error!(reason = chain(&error), "the event log cannot be read");
+        busy("The event log does not answer; nothing was done. Try again.")
+    }
+}
+
+impl From<NotReached> for Failure {
+    fn from(error: NotReached) -> Self {
+        tracing::error!(reason = chain(&error), "the commands service does not see the end of the event log");
+        busy("The commands service is catching up with the event log; nothing was done. Try again.")
+    }
+}
+
+impl From<EncodeError> for Failure {
+    fn from(error: EncodeError) -> Self {
+        tracing::error!(reason = chain(&error), "a decision cannot be written down");
+        Rejection::new(Code::Invalid, "The request is too large to be written down.").into()
+    }
+}
+
+/// An error and its causes in one line. None of ours holds personal data.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        text = format!("{text}: {next}");
+        source = next.source();
+    }
+    text
+}

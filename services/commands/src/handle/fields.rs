@@ -1,0 +1,30 @@
+//! OpenFields: sealed fields of one account, for who may show them. Nothing is written.
+
+use omnirun_commands_api::command::{FIELDS_MAX, SealedField};
+use omnirun_commands_api::{Code, Outcome, Rejection, Reply};
+use omnirun_events::id::AccountId;
+use omnirun_events::log::Sequence;
+
+use crate::failure::Failure;
+use crate::service::CommandService;
+use crate::writer::reply;
+
+impl CommandService {
+    pub(crate) async fn open_fields(
+        &self,
+        account: AccountId,
+        fields: &[SealedField],
+    ) -> Result<Reply, Failure> {
+        if fields.len() > FIELDS_MAX {
+            let message = format!("One command opens at most {FIELDS_MAX} fields.");
+            return Err(Rejection::new(Code::Invalid, message).into());
+        }
+        let mut opened = Vec::with_capacity(fields.len());
+        for SealedField { subject, field, sealed } in fields {
+            let is_own = subject.kind().account() == Some(account);
+            let plain = if is_own { self.keys.open(account, sealed, subject, field).await? } else { None };
+            opened.push(plain);
+        }
+        Ok(reply(Sequence::NONE, Outcome::FieldsOpened(opened)))
+    }
+}

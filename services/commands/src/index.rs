@@ -1,0 +1,80 @@
+//! From address to account: in memory alone, made by opening the sealed fields. No address, and no hash of one, is stored for it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use omnirun_events::account::EMAIL_FIELD;
+use omnirun_events::id::AccountId;
+use omnirun_events::log::Sequence;
+use omnirun_events::sealing::Sealed;
+use omnirun_events::subject::{Subject, SubjectKind};
+use omnirun_projections::Directory;
+use omnirun_runner::Live;
+
+use crate::address::Address;
+use crate::failure::Failure;
+use crate::keys::DataKeys;
+
+/// The index. It follows the directory when asked to ([`Self::sync`]).
+pub struct AddressIndex {
+    directory: Live<Directory>,
+    keys: Arc<DataKeys>,
+    known: RwLock<Known>,
+    syncing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
+    accounts: HashMap<Address, AccountId>,
+    seen: HashSet<AccountId>,
+    /// Position of the last claim on the registry that is indexed.
+    claims: Sequence,
+}
+
+impl AddressIndex {
+    /// An empty index.
+    pub fn new(directory: Live<Directory>, keys: Arc<DataKeys>) -> Self {
+        Self { directory, keys, known: RwLock::default(), syncing: tokio::sync::Mutex::default() }
+    }
+
+    /// Takes in every account that the directory knows; cheap when nothing was claimed since. Answers with the position of the last
+    /// claim that it has taken in, which the next claim has to expect.
+    pub async fn sync(&self) -> Result<Sequence, Failure> {
+        let registry = Subject::from(SubjectKind::Registry);
+        let claims = self.directory.view(|_, verifier| verifier.head(&registry).sequence);
+        let known = self.read(|known| known.claims);
+        if known >= claims {
+            return Ok(known);
+        }
+        let _one_at_a_time = self.syncing.lock().await;
+        let (claims, new) = self.directory.view(|directory, verifier| {
+            (verifier.head(&registry).sequence, self.read(|known| unseen(directory, known)))
+        });
+        for (account, email) in new {
+            let subject = SubjectKind::Account(account).into();
+            let opened = self.keys.open(account, &email, &subject, EMAIL_FIELD).await?;
+            let address = opened.and_then(|text| Address::parse(&text.0).ok());
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            known.seen.insert(account);
+            if let Some(address) = address {
+                known.accounts.entry(address).or_insert(account);
+            }
+        }
+        self.known.write().unwrap_or_else(PoisonError::into_inner).claims = claims;
+        Ok(claims)
+    }
+
+    /// The account of an address, as of the last [`Self::sync`].
+    pub fn get(&self, address: &Address) -> Option<AccountId> {
+        self.read(|known| known.accounts.get(address).copied())
+    }
+
+    fn read<R>(&self, read: impl FnOnce(&Known) -> R) -> R {
+        read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn unseen(directory: &Directory, known: &Known) -> Vec<(AccountId, Sealed)> {
+    let accounts = directory.accounts.iter().filter(|(id, _)| !known.seen.contains(id));
+    accounts.map(|(id, account)| (id, account.email.clone())).collect()
+}

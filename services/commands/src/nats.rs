@@ -1,0 +1,90 @@
+//! The service on the bus: a NATS micro service, one endpoint per command, MessagePack in and out.
+
+use std::sync::Arc;
+
+use async_nats::Client;
+use async_nats::service::ServiceExt as _;
+use async_nats::service::endpoint::Endpoint;
+use futures_util::StreamExt as _;
+use futures_util::stream::SelectAll;
+use omnirun_commands_api::nats::Answer;
+use omnirun_commands_api::{Code, Command, Envelope, Rejection};
+use tokio::sync::Semaphore;
+
+use crate::failure::{Failure, busy, chain};
+use crate::service::CommandService;
+
+/// The micro service's name, as `nats micro ls` shows it.
+pub const SERVICE_NAME: &str = "omnirun-commands";
+
+/// Queue group: each command goes to one of the running services.
+const QUEUE_GROUP: &str = "omnirun-commands";
+
+/// Commands handled at once by one process; more are answered with Busy.
+const AT_ONCE_MAX: usize = 512;
+
+/// Why the service cannot answer on the bus.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve {what} on the bus")]
+pub struct ServeError {
+    what: String,
+    #[source]
+    source: async_nats::Error,
+}
+
+/// Answers commands from the bus until the connection is closed for good or the future is dropped.
+pub async fn serve_nats(client: Client, service: Arc<CommandService>) -> Result<(), ServeError> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| ServeError { what, source }
+    };
+    let builder = client.service_builder().description("decides commands and writes the event log");
+    let builder = builder.queue_group(QUEUE_GROUP);
+    let micro = builder.start(SERVICE_NAME, env!("CARGO_PKG_VERSION")).await;
+    let micro = micro.map_err(failed(SERVICE_NAME))?;
+    let mut requests: SelectAll<Endpoint> = SelectAll::new();
+    for subject in Command::SUBJECTS {
+        // Endpoint names have no dots.
+        let endpoint = micro.endpoint_builder().name(subject.replace('.', "-")).add(subject).await;
+        requests.push(endpoint.map_err(failed(subject))?);
+    }
+    let room = Arc::new(Semaphore::new(AT_ONCE_MAX));
+    while let Some(request) = requests.next().await {
+        let room = room.clone().try_acquire_owned();
+        let service = service.clone();
+        tokio::spawn(async move {
+            let (subject, body) = (request.message.subject.clone(), request.message.payload.clone());
+            let answer = match room {
+                Ok(_room) => answer(&service, &subject, &body).await,
+                Err(_) => refuse(busy("Too many commands at once; nothing was done. Try again.")),
+            };
+            let Some(answer) = answer else { return };
+            let body = rmp_serde::to_vec_named(&answer).expect("replies are ids, numbers and texts");
+            if let Err(error) = request.respond(Ok(body.into())).await {
+                tracing::warn!(reason = chain(&error), "a reply could not be sent");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The answer to one request; none when it is not known what became of it, so that the asker's own time-out says so.
+async fn answer(service: &CommandService, subject: &str, body: &[u8]) -> Option<Answer> {
+    let malformed = || refuse(Rejection::new(Code::Invalid, "This is no command of this version.").into());
+    let Ok(envelope) = rmp_serde::from_slice::<Envelope>(body) else { return malformed() };
+    // Who may publish what is decided by subject, so the subject counts.
+    if envelope.command.subject() != subject {
+        return malformed();
+    }
+    match service.handle(envelope).await {
+        Ok(reply) => Some(Ok(reply)),
+        Err(failure) => refuse(failure),
+    }
+}
+
+fn refuse(failure: Failure) -> Option<Answer> {
+    match failure {
+        Failure::Rejected(rejection) => Some(Err(rejection)),
+        Failure::Unknown => None,
+    }
+}

@@ -1,0 +1,231 @@
+//! The service: what it is made of, and one command from arrival to answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use omnirun_billing::Plans;
+use omnirun_commands_api::mail::SendMail;
+use omnirun_commands_api::{Code, Command, Commands, Envelope, Rejection, Reply, SendError};
+use omnirun_events::envelope::Actor;
+use omnirun_events::id::{AccountId, CommitId};
+use omnirun_events::log::{Append, Read};
+use omnirun_events::signing::Signer;
+use omnirun_events::subject::Log;
+use omnirun_events::unit::Clock;
+use omnirun_projections::Directory;
+use omnirun_runner::Live;
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::challenges::Challenges;
+use crate::decide::not_found;
+use crate::failure::Failure;
+use crate::handle::Presented;
+use crate::index::AddressIndex;
+use crate::keys::DataKeys;
+use crate::limits::CodeLimits;
+use crate::master::MasterKey;
+use crate::outbox::Outbox;
+use crate::random::{self, Random};
+use crate::reconcile;
+use crate::writer::Writer;
+
+/// How long a start may take until the directory has read the log.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(600);
+
+/// Accounts share this many turns; two accounts that share one wait for each other, which is rare and harmless.
+const TURNS: usize = 64;
+
+/// What a commands service is made of.
+pub struct Parts {
+    /// Reads EVENTS, KEYS and AUTH.
+    pub reader: Arc<dyn Read>,
+    /// Appends to them.
+    pub append: Arc<dyn Append>,
+    /// The directory, being followed from the same store.
+    pub directory: Live<Directory>,
+    /// Signs, in the role Commands; its key is enrolled.
+    pub signer: Signer,
+    /// Wraps data keys and derives codes.
+    pub master: MasterKey,
+    /// Where mails are handed over.
+    pub mail: Arc<dyn SendMail>,
+    /// What accounts may use.
+    pub plans: Arc<Plans>,
+    /// The time.
+    pub clock: Clock,
+    /// Random bytes: [`crate::random::system`].
+    pub random: Random,
+}
+
+/// Why a commands service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log cannot be read to its end, or a key is missing; the log tells which.
+    #[error("cannot {what}: {message}")]
+    NotReady {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// Handles commands. Share it in an [`Arc`].
+pub struct CommandService {
+    pub(crate) writer: Arc<Writer>,
+    pub(crate) keys: Arc<DataKeys>,
+    pub(crate) index: AddressIndex,
+    pub(crate) challenges: Challenges,
+    pub(crate) limits: CodeLimits,
+    pub(crate) outbox: Outbox,
+    pub(crate) master: Arc<MasterKey>,
+    pub(crate) plans: Arc<Plans>,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    turns: [Mutex<()>; TURNS],
+}
+
+impl CommandService {
+    /// Starts the service: waits until the directory has read the log and opens every account's address. Needs a tokio runtime.
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
+        let Parts { reader, append, directory, signer, master, mail, plans, clock, random } = parts;
+        let not_ready = |what| move |error: String| StartError::NotReady { what, message: error };
+        let head = reader.head(Log::Events).await.map_err(|error| error.to_string());
+        let head = head.map_err(not_ready("read the event log"))?;
+        let reached = directory.reached(head, CATCH_UP_WITHIN).await.map_err(|error| error.to_string());
+        reached.map_err(not_ready("follow the event log"))?;
+        let master = Arc::new(master);
+        let writer = Arc::new(Writer { reader, append, directory: directory.clone(), signer });
+        let keys = Arc::new(DataKeys::new(writer.clone(), master.clone(), random.clone(), clock.clone()));
+        let index = AddressIndex::new(directory, keys.clone());
+        index
+            .sync()
+            .await
+            .map_err(|failure| not_ready("open the accounts' addresses")(format!("{failure:?}")))?;
+        let challenges = Challenges::new(writer.clone());
+        let outbox = Outbox::start(mail);
+        let turns = std::array::from_fn(|_| Mutex::default());
+        let limits = CodeLimits::default();
+        Ok(Arc::new(Self {
+            writer,
+            keys,
+            index,
+            challenges,
+            limits,
+            outbox,
+            master,
+            plans,
+            clock,
+            random,
+            turns,
+        }))
+    }
+
+    /// Does what time decides, until it is dropped: see [`crate::reconcile`]. Run it once per service.
+    pub async fn reconcile(self: Arc<Self>) {
+        reconcile::run(self).await;
+    }
+
+    /// Handles one command.
+    pub async fn handle(&self, envelope: Envelope) -> Result<Reply, Failure> {
+        let (command, started) = (envelope.command.subject(), Instant::now());
+        let result = self.answer(&envelope).await;
+        let outcome = match &result {
+            Ok(_) => "done",
+            Err(Failure::Unknown) => "unknown",
+            Err(Failure::Rejected(rejection)) if rejection.code == Code::Busy => "busy",
+            Err(Failure::Rejected(_)) => "rejected",
+        };
+        metrics::counter!("omnirun_commands_total", "command" => command, "outcome" => outcome).increment(1);
+        metrics::histogram!("omnirun_commands_seconds", "command" => command)
+            .record(started.elapsed().as_secs_f64());
+        result
+    }
+
+    async fn answer(&self, envelope: &Envelope) -> Result<Reply, Failure> {
+        let left = envelope.deadline.since((self.clock)());
+        if left.0 == 0 {
+            let message = "The request was too late to be handled; nothing was done. Try again.";
+            return Err(Rejection::retryable(Code::DeadlinePassed, message, left).into());
+        }
+        self.allow(envelope)?;
+        self.dispatch(envelope).await
+    }
+
+    /// An account's owner speaks for that account alone.
+    fn allow(&self, envelope: &Envelope) -> Result<(), Rejection> {
+        match (envelope.actor, account_of(&envelope.command)) {
+            (Actor::Account(actor), Some(account)) if actor != account => Err(not_found()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn dispatch(&self, envelope: &Envelope) -> Result<Reply, Failure> {
+        match &envelope.command {
+            Command::RequestCode { email, bind } => self.request_code(envelope, email, *bind).await,
+            Command::VerifyCode { email, challenge, proof, page_secret, kind, credential } => {
+                let presented =
+                    Presented { challenge: *challenge, proof: *proof, page_secret: page_secret.as_ref() };
+                self.verify_code(envelope, email, presented, *kind, credential).await
+            }
+            Command::CreateToken { account, wish, credential } => {
+                self.create_token(envelope, *account, wish, credential).await
+            }
+            Command::RevokeToken { account, token, reason } => {
+                self.revoke_token(envelope, *account, *token, *reason).await
+            }
+            Command::RequestSandbox { account, wish } => self.request_sandbox(envelope, *account, wish).await,
+            Command::StopSandbox { account, sandbox } => {
+                self.stop_sandbox(envelope, *account, *sandbox).await
+            }
+            Command::ExtendTimeout { account, sandbox, timeout } => {
+                self.extend_timeout(envelope, *account, *sandbox, *timeout).await
+            }
+            Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
+        }
+    }
+
+    /// Waits for an account's turn to have its limits decided.
+    pub(crate) async fn turn(&self, account: AccountId) -> MutexGuard<'_, ()> {
+        self.turns[usize::from(account.as_bytes()[0]) % TURNS].lock().await
+    }
+
+    /// A commit id for what is never repeated.
+    pub(crate) fn fresh_commit(&self) -> CommitId {
+        CommitId::from_bytes(random::bytes(&self.random))
+    }
+}
+
+/// The account that a command is about, where it names one.
+fn account_of(command: &Command) -> Option<AccountId> {
+    match command {
+        Command::RequestCode { .. } | Command::VerifyCode { .. } => None,
+        Command::CreateToken { account, .. }
+        | Command::RevokeToken { account, .. }
+        | Command::RequestSandbox { account, .. }
+        | Command::StopSandbox { account, .. }
+        | Command::ExtendTimeout { account, .. }
+        | Command::OpenFields { account, .. } => Some(*account),
+    }
+}
+
+#[async_trait]
+impl Commands for CommandService {
+    async fn send(&self, envelope: Envelope) -> Result<Reply, SendError> {
+        let left = envelope.deadline.since((self.clock)()).as_duration();
+        match tokio::time::timeout(left, self.handle(envelope)).await {
+            Ok(result) => Ok(result?),
+            // It had a deadline to begin with: what it has appended by now, a retry finds.
+            Err(_) if left > Duration::ZERO => Err(SendError::TimedOut),
+            Err(_) => Err(Failure::from(late()).into()),
+        }
+    }
+}
+
+fn late() -> Rejection {
+    Rejection::new(
+        Code::DeadlinePassed,
+        "The request was too late to be handled; nothing was done. Try again.",
+    )
+}

@@ -1,0 +1,9 @@
+//! The service over a real log and a real followed directory, as users and workers meet it. One binary, so that it links once.
+
+mod support;
+
+mod idempotency;
+mod sandboxes;
+mod sign_in;
+mod sign_up;
+mod tokens;

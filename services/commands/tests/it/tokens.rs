@@ -1,0 +1,76 @@
+//! Tokens and sealed fields, through the service.
+
+use omnirun_commands_api::command::{Personal, SealedField};
+use omnirun_commands_api::{Code, Command, Outcome};
+use omnirun_events::envelope::Actor;
+use omnirun_events::token::{NAME_FIELD, RevokeReason};
+use omnirun_events::*;
+
+use crate::support::*;
+
+async fn token_of(world: &World, process: &Process, account: AccountId) -> TokenId {
+    let create = Command::CreateToken { account, wish: token_wish(), credential: credential() };
+    match process.send(world.envelope(create)).await.expect("a fair wish").outcome {
+        Outcome::TokenCreated { token, .. } => token,
+        other => panic!("no token: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_once_and_again_without_a_second_event() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let token = token_of(&world, &process, account).await;
+    let revoke = || Command::RevokeToken { account, token, reason: RevokeReason::ByOwner };
+    process.send(world.envelope(revoke())).await.expect("there");
+    let head = world.log.head(Log::Events).await.expect("memory");
+    process.send(world.envelope(revoke())).await.expect("it is so already");
+    assert_eq!(world.log.head(Log::Events).await.expect("memory"), head);
+    let is_revoked =
+        |directory: &omnirun_projections::Directory| directory.tokens.get(token).map(|t| t.revoked.is_some());
+    assert_eq!(process.view(&world, is_revoked).await, Some(true));
+}
+
+#[tokio::test]
+async fn what_is_anothers_does_not_exist() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let owner = world.sign_in(&process, "a@example.org").await;
+    let stranger = world.sign_in(&process, "b@example.org").await;
+    let token = token_of(&world, &process, owner).await;
+    let revoke = |account| Command::RevokeToken { account, token, reason: RevokeReason::ByOwner };
+    let refused = process.send(world.envelope(revoke(stranger))).await.expect_err("not theirs");
+    assert_eq!(refused.code, Code::NotFound);
+    let mut envelope = world.envelope(revoke(owner));
+    envelope.actor = Actor::Account(stranger);
+    assert_eq!(process.send(envelope).await.expect_err("not the owner").code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn sealed_fields_open_for_their_account_and_place_alone() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let stranger = world.sign_in(&process, "b@example.org").await;
+    let token = token_of(&world, &process, account).await;
+    let sealed =
+        process.view(&world, |directory| directory.tokens.get(token)?.name.clone()).await.expect("named");
+    let subject = Subject::from(SubjectKind::Token(account, token));
+    let field = |subject: &Subject, field: &str| SealedField {
+        subject: subject.clone(),
+        field: field.to_owned(),
+        sealed: sealed.clone(),
+    };
+    let elsewhere = SubjectKind::Account(account).into();
+    let fields = vec![field(&subject, NAME_FIELD), field(&subject, "other"), field(&elsewhere, NAME_FIELD)];
+    let open = |account| world.envelope(Command::OpenFields { account, fields: fields.clone() });
+    let Outcome::FieldsOpened(opened) = process.send(open(account)).await.expect("own").outcome else {
+        panic!()
+    };
+    assert_eq!(opened, [Some(Personal("build server".to_owned())), None, None]);
+    let Outcome::FieldsOpened(opened) = process.send(open(stranger)).await.expect("nothing").outcome else {
+        panic!()
+    };
+    assert_eq!(opened, [None, None, None]);
+}
