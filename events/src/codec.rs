@@ -55,6 +55,9 @@ pub enum DecodeError {
         #[source]
         source: rmp_serde::decode::Error,
     },
+    /// There is more than one way to write these three parts down, and this is not ours: something was added or re-encoded.
+    #[error("the record's bytes are not the ones that its parts encode to")]
+    NotCanonical,
     /// Written by a build with another header layout.
     #[error("header format {format} is not {FORMAT}; use a build that knows it")]
     Format {
@@ -113,6 +116,10 @@ pub fn encode(parts: &Parts) -> Result<Bytes, EncodeError> {
 pub fn decode(record: &[u8]) -> Result<Record, DecodeError> {
     let parts: Parts = rmp_serde::from_slice(record)
         .map_err(|source| DecodeError::MessagePack { what: "the record", source })?;
+    // The signature covers what is in the parts, not what is around them.
+    if !rmp_serde::to_vec_named(&parts).is_ok_and(|canonical| canonical == record) {
+        return Err(DecodeError::NotCanonical);
+    }
     let header: Header = rmp_serde::from_slice(&parts.header)
         .map_err(|source| DecodeError::MessagePack { what: "the header", source })?;
     if header.format != FORMAT {

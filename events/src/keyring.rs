@@ -61,6 +61,9 @@ pub enum EnrolError {
     /// There is one root key and it is pinned.
     #[error("a second root key cannot be enrolled")]
     SecondRoot,
+    /// The pinned root key is believed because it is pinned, not because of the log.
+    #[error("the root key cannot be retired in the log; pin another one")]
+    RootRetired,
 }
 
 impl KeyRing {
@@ -114,6 +117,9 @@ impl KeyRing {
     pub fn apply(&mut self, event: &Event, sequence: Sequence) -> Result<(), EnrolError> {
         match event {
             Event::KeyEnrolled(enrolled) => self.enrol(enrolled),
+            Event::KeyRetired(retired) if retired.key == key_id(Role::Root, &self.root) => {
+                Err(EnrolError::RootRetired)
+            }
             Event::KeyRetired(retired) => {
                 if let Some(entry) = self.entries.get_mut(&retired.key) {
                     entry.retired_at.get_or_insert(sequence);

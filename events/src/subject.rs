@@ -164,18 +164,20 @@ impl FromStr for SubjectKind {
         fn id<T: FromStr>(text: &str) -> Result<T, ParseSubjectError> {
             text.parse().map_err(|_| ParseSubjectError)
         }
+        // Number parsing takes a sign, which would give one kind two texts.
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
         let tokens: Vec<&str> = text.split('.').take(5).collect();
         Ok(match tokens.as_slice() {
             ["evt", a, "account", "self"] => Self::Account(id(a)?),
             ["evt", a, "admission", "self"] => Self::Admission(id(a)?),
             ["evt", a, "token", t] => Self::Token(id(a)?, id(t)?),
             ["evt", a, "sandbox", s] => Self::Sandbox(id(a)?, id(s)?),
-            ["usage", slot, a, s] if slot.len() == 2 => {
+            ["usage", slot, a, s] if slot.len() == 2 && is_number(slot) => {
                 let slot = slot.parse().ok().and_then(Slot::from_index).ok_or(ParseSubjectError)?;
                 Self::Usage(slot, id(a)?, id(s)?)
             }
             ["key", a, "account"] => Self::AccountKey(id(a)?),
-            ["key", a, month] if month.len() == 6 => Self::MonthKey(id(a)?, id(month)?),
+            ["key", a, month] if month.len() == 6 && is_number(month) => Self::MonthKey(id(a)?, id(month)?),
             ["auth", c, "issued"] => Self::ChallengeIssued(id(c)?),
             ["auth", c, "attempts"] => Self::ChallengeAttempts(id(c)?),
             ["auth", c, "used"] => Self::ChallengeUsed(id(c)?),

@@ -41,6 +41,12 @@ pub enum FaultKind {
         /// What its header says.
         said: Subject,
     },
+    /// Its subject belongs to another log than the one that holds it.
+    #[error("it is on {subject}, which belongs to {}", subject.log())]
+    Log {
+        /// Its subject.
+        subject: Subject,
+    },
     /// A record of its subject is missing or doubled.
     #[error("it is number {found} of {subject}, after number {last}")]
     Gap {
@@ -179,14 +185,17 @@ impl Verifier {
     /// Checks the next record of `log`. Records of one log come in order; those of EVENTS before the usage of their sandboxes.
     pub fn check(&mut self, log: Log, stored: &Stored, depth: Depth) -> Result<Verdict, Fault> {
         let at = Position { log, sequence: stored.sequence };
-        self.try_check(stored, depth).map_err(|kind| Fault { at, kind })
+        self.try_check(log, stored, depth).map_err(|kind| Fault { at, kind })
     }
 
-    fn try_check(&mut self, stored: &Stored, depth: Depth) -> Result<Verdict, FaultKind> {
+    fn try_check(&mut self, log: Log, stored: &Stored, depth: Depth) -> Result<Verdict, FaultKind> {
         let record = codec::decode(&stored.record).map_err(FaultKind::Decode)?;
         let subject = &record.header.subject;
         if *subject != stored.subject {
             return Err(FaultKind::Subject { filed: stored.subject.clone(), said: subject.clone() });
+        }
+        if subject.log() != log {
+            return Err(FaultKind::Log { subject: subject.clone() });
         }
         let last = self.head(subject);
         if record.header.version != last.version.saturating_add(1) {
@@ -201,8 +210,7 @@ impl Verifier {
         }
         let key = record.header.key;
         let entry = self.ring.get(key).ok_or(FaultKind::UnknownKey { key })?.clone();
-        let is_event_log = subject.log() == Log::Events;
-        if is_event_log && entry.retired_at.is_some_and(|retired| stored.sequence > retired) {
+        if log == Log::Events && entry.retired_at.is_some_and(|retired| stored.sequence > retired) {
             return Err(FaultKind::RetiredKey { key });
         }
         if depth == Depth::Signatures {
@@ -230,6 +238,7 @@ impl Verifier {
         match (entry.role, entry.host) {
             (Role::Worker, Some(host)) => self.authorise_worker(record, kind, host),
             (Role::Worker, None) => Err(Ignored::ForeignHost),
+            _ if matches!(record.header.actor, Actor::Host(_)) => Err(Ignored::Actor),
             _ => Ok(()),
         }
     }
@@ -238,8 +247,14 @@ impl Verifier {
         if record.header.actor != Actor::Host(host) {
             return Err(Ignored::Actor);
         }
-        let claims =
-            record.events.iter().any(|event| matches!(event, Event::SandboxClaimed(c) if c.host == host));
+        let mut claimed = record.events.iter().filter_map(|event| match event {
+            Event::SandboxClaimed(claimed) => Some(claimed.host),
+            _ => None,
+        });
+        let claims = claimed.next() == Some(host);
+        if claimed.any(|other| other != host) {
+            return Err(Ignored::ForeignHost);
+        }
         let is_own = match kind {
             SubjectKind::Host(subject) => subject == host,
             SubjectKind::Sandbox(..) => match self.owners.get(&kind) {
@@ -257,18 +272,24 @@ impl Verifier {
     /// Takes note of what changes who is believed.
     fn follow(&mut self, record: &Record, stored: &Stored) -> Result<(), Ignored> {
         let kind = record.header.subject.kind();
-        for event in &record.events {
-            match event {
-                Event::SandboxClaimed(claimed) => {
-                    self.owners.entry(kind).or_insert(claimed.host);
+        match kind {
+            SubjectKind::KeyRing => {
+                // On a copy, so that a record that is ignored for one enrolment leaves none of its others behind.
+                let mut ring = self.ring.clone();
+                for event in &record.events {
+                    let applied = ring.apply(event, stored.sequence);
+                    applied.map_err(|error: EnrolError| Ignored::Enrolment(error.to_string()))?;
                 }
-                _ if kind == SubjectKind::KeyRing => {
-                    self.ring
-                        .apply(event, stored.sequence)
-                        .map_err(|error: EnrolError| Ignored::Enrolment(error.to_string()))?;
-                }
-                _ => {}
+                self.ring = ring;
             }
+            SubjectKind::Sandbox(..) => {
+                for event in &record.events {
+                    if let Event::SandboxClaimed(claimed) = event {
+                        self.owners.entry(kind).or_insert(claimed.host);
+                    }
+                }
+            }
+            _ => {}
         }
         Ok(())
     }

@@ -74,8 +74,11 @@ impl Fold for Usage {
         match (fact.kind, fact.event) {
             (SubjectKind::Admission(account), Event::SandboxRequested(requested)) => {
                 let usage = self.entry(account, requested.sandbox);
-                usage.shape = Some(requested.shape);
-                usage.template.clone_from(&requested.template);
+                // The first request counts, as in the directory.
+                if usage.shape.is_none() {
+                    usage.shape = Some(requested.shape);
+                    usage.template.clone_from(&requested.template);
+                }
             }
             (SubjectKind::Sandbox(account, sandbox), Event::SandboxStarted(started)) => {
                 self.entry(account, sandbox).started_at = Some(started.started_at);

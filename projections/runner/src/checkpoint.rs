@@ -4,9 +4,11 @@
 //! that is ahead of its log means that the log lost records, and is refused by [`crate::follow`].
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use omnirun_events::keys::Digest;
 use omnirun_events::log::Sequence;
@@ -21,6 +23,8 @@ use crate::live::Inner;
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     directory: PathBuf,
+    /// One writer at a time: the logs of a read model are followed by a task each, and all write the same file.
+    writing: Arc<Mutex<()>>,
 }
 
 /// A checkpoint that cannot be written.
@@ -44,7 +48,7 @@ struct Stored<F> {
 impl Checkpoints {
     /// Checkpoints in this directory, which is made when the first one is written.
     pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), writing: Arc::default() }
     }
 
     fn path<F: Fold>(&self) -> PathBuf {
@@ -65,6 +69,7 @@ impl Checkpoints {
     /// Replaces the stored state. After a crash in between, the old one or the new one is there, whole.
     pub(crate) fn store<F: Fold>(&self, inner: &Inner<F>) -> Result<(), CheckpointError> {
         let path = self.path::<F>();
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let stored = Stored {
             name: F::NAME.to_owned(),
             version: F::VERSION,
@@ -82,7 +87,7 @@ impl Checkpoints {
 fn replace(directory: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
     let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_data()?;
     fs::rename(&temporary, path)?;

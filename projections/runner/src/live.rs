@@ -174,7 +174,12 @@ impl<F: Fold> Live<F> {
         answer
     }
 
+    /// Sets the status. A read model that has stopped stays so, whatever its other logs do.
     pub(crate) fn set_status(&self, status: Status) {
-        self.shared.progress.send_modify(|progress| progress.status = status);
+        self.shared.progress.send_modify(|progress| {
+            if !matches!(progress.status, Status::Stopped(_)) {
+                progress.status = status;
+            }
+        });
     }
 }

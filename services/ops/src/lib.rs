@@ -1,1 +1,26 @@
-//! Placeholder.
+//! What operators do at a terminal: make the keys, read the log, and check it.
+//!
+//! Three rules for a debugger. It changes nothing, but for `init`. It does not lie: every command says which list it prints, for in
+//! a damaged system they differ: `stored` is what the store holds, `believed` what passed every check, `ignored` what is well
+//! made but was said by somebody who may not say it. And it works while everything else does not: on the store alone, with no service up.
+//!
+//! Reading order: [`command`] (what can be asked), [`identity`] (the keys of an installation), then one file per command, and
+//! [`socket`], through which they read while `omnirun up` holds the store.
+
+pub mod command;
+
+pub mod identity;
+
+mod replay;
+mod show;
+mod tail;
+mod verify;
+
+mod shown;
+mod text;
+
+pub mod socket;
+
+pub use command::{Context, Exit, Opened, OpsArgs, OpsCommand, run};
+pub use identity::Identity;
+pub use socket::{OpsServer, SocketRead, View};

@@ -1,0 +1,9 @@
+//! What is stored, who is believed, and that nothing else is: golden bytes, roles, tampering, keys.
+
+mod sample;
+
+mod golden;
+mod keys;
+mod roles;
+mod round_trip;
+mod tampering;

@@ -1,0 +1,271 @@
+//! A log in memory, keys that are enrolled on it, and a reader that counts and can be held back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use omnirun_events::account::AccountOpened;
+use omnirun_events::envelope::{Actor, Draft, Head, Role};
+use omnirun_events::event::Event;
+use omnirun_events::keys::{Digest, KeyEnrolled};
+use omnirun_events::log::memory::MemoryLog;
+use omnirun_events::log::{Append as _, Batch, Cursor, Entry, Page, Read, ReadError, Sequence, Stored, Tail};
+use omnirun_events::sandbox::*;
+use omnirun_events::sealing::{DataKeyLabel, Sealed};
+use omnirun_events::signing::Signer;
+use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
+use omnirun_events::unit::*;
+use omnirun_events::usage::{Meter, UsageMetered};
+use omnirun_events::{AccountId, CommitId, HostId, SandboxId, codec};
+use omnirun_projections::{Directory, Fold, Usage};
+use omnirun_runner::{Checkpoints, Follower, Live, Source, follow};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// A wait that is a failure when it is over.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A wait for something that must not happen.
+pub const SHORT: Duration = Duration::from_millis(100);
+
+pub fn account(n: u8) -> AccountId {
+    AccountId::from_bytes([n; 16])
+}
+
+fn sandbox(n: u8) -> SandboxId {
+    SandboxId::from_bytes([n; 16])
+}
+
+fn host() -> HostId {
+    HostId::from_bytes([9; 16])
+}
+
+fn signer(role: Role) -> Signer {
+    Signer::from_seed(&[role as u8 + 1; 32], role)
+}
+
+pub fn root() -> Digest {
+    signer(Role::Root).public()
+}
+
+/// Milliseconds that were metered for the sandbox of account `n`.
+pub fn metered(usage: &Usage, n: u8) -> u64 {
+    usage.of(account(n)).map(|(_, usage)| usage.meter.wall.0).sum()
+}
+
+pub struct World {
+    directory: TempDir,
+    pub log: MemoryLog,
+    read: Arc<AtomicUsize>,
+}
+
+impl World {
+    /// A log on which the keys of commands and of one worker are enrolled.
+    pub async fn new() -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let world = Self { directory, log: MemoryLog::default(), read: Arc::default() };
+        let enrol = |role, host| {
+            let key = signer(role);
+            KeyEnrolled { key: key.id(), public: key.public(), role, host }.into()
+        };
+        let keys = vec![enrol(Role::Commands, None), enrol(Role::Worker, Some(host()))];
+        world.append(Role::Root, SubjectKind::KeyRing, keys).await;
+        world
+    }
+
+    async fn head_of(&self, subject: &Subject) -> Head {
+        match self.log.last(subject).await.expect("memory is up") {
+            Some(stored) => codec::decode(&stored.record).expect("it was encoded").head(stored.sequence),
+            None => Head::EMPTY,
+        }
+    }
+
+    async fn append(&self, role: Role, subject: SubjectKind, events: Vec<Event>) -> Sequence {
+        let subject = Subject::from(subject);
+        let head = self.head_of(&subject).await;
+        let actor = match role {
+            Role::Worker => Actor::Host(host()),
+            role => Actor::System(role),
+        };
+        let commit = CommitId::derive(format!("{subject} {}", head.version).as_bytes(), "test");
+        let at = Timestamp(1);
+        let draft = Draft { commit, subject: subject.clone(), at, actor, cause: None, events };
+        let record = signer(role).sign(&draft, &head).expect("it is small").bytes;
+        self.put(Entry { subject, expected: head.sequence, commit, record }).await
+    }
+
+    async fn put(&self, entry: Entry) -> Sequence {
+        self.log.append_all(Batch::one(entry)).await.expect("one writer")[0]
+    }
+
+    pub async fn open_account(&self, n: u8) -> Sequence {
+        let email = Sealed { key: DataKeyLabel::Account, nonce: [n; 24], text: vec![n; 20] };
+        let opened = AccountOpened { email, plan: "free".to_owned() };
+        self.append(Role::Commands, SubjectKind::Account(account(n)), vec![opened.into()]).await
+    }
+
+    pub async fn request(&self, n: u8) -> Sequence {
+        let requested = SandboxRequested {
+            sandbox: sandbox(n),
+            template: "base".to_owned(),
+            shape: Shape { vcpus: Vcpus(1), memory: Mebibytes(256) },
+            timeout: Seconds(60),
+            reserved: StandardMillis(60_000),
+            deadline: Timestamp(60_000),
+            network: Network::Off,
+            metadata: None,
+        };
+        // One admission subject for all, so that requests follow each other in one chain.
+        self.append(Role::Commands, SubjectKind::Admission(account(0)), vec![requested.into()]).await
+    }
+
+    pub async fn claim_as(&self, role: Role, n: u8) -> Sequence {
+        let claimed = SandboxClaimed { host: host() };
+        self.append(role, SubjectKind::Sandbox(account(n), sandbox(n)), vec![claimed.into()]).await
+    }
+
+    /// A sandbox of account `n` that a host has claimed.
+    pub async fn run_sandbox(&self, n: u8) {
+        self.request(n).await;
+        self.claim_as(Role::Worker, n).await;
+    }
+
+    pub async fn meter(&self, n: u8, period: u32, wall: u64) {
+        let meter = Meter { wall: Millis(wall), ..Meter::default() };
+        let metered = UsageMetered { period, observed_at: Timestamp(wall), meter };
+        self.append(Role::Worker, usage_subject(n), vec![metered.into()]).await;
+    }
+
+    pub async fn append_garbage(&self, n: u8) -> Sequence {
+        self.garbage(SubjectKind::Account(account(n))).await
+    }
+
+    pub async fn append_garbage_usage(&self, n: u8) -> Sequence {
+        self.garbage(usage_subject(n)).await
+    }
+
+    async fn garbage(&self, subject: SubjectKind) -> Sequence {
+        let subject = Subject::from(subject);
+        let commit = CommitId::from_bytes([0xee; 16]);
+        let expected = self.head_of(&subject).await.sequence;
+        self.put(Entry { subject, expected, commit, record: "no record".into() }).await
+    }
+
+    pub fn checkpoints(&self) -> Checkpoints {
+        Checkpoints::in_directory(self.directory.path())
+    }
+
+    /// The one checkpoint of the directory.
+    pub fn checkpoint_file(&self) -> PathBuf {
+        let mut files = std::fs::read_dir(self.directory.path()).expect("it is ours");
+        files.next().expect("one was written").expect("readable").path()
+    }
+
+    pub fn reader(&self) -> Arc<dyn Read> {
+        Arc::new(self.watched(watch::Sender::new(true)))
+    }
+
+    fn watched(&self, is_open: watch::Sender<bool>) -> Watched {
+        Watched { log: self.log.clone(), read: self.read.clone(), is_open }
+    }
+
+    /// A reader whose records of EVENTS come only once the gate is open.
+    pub fn hold_events(&self) -> Gate {
+        let is_open = watch::Sender::new(false);
+        Gate { reader: Arc::new(self.watched(is_open.clone())), is_open }
+    }
+
+    pub fn read_from_here(&self) -> usize {
+        self.read.load(Ordering::SeqCst)
+    }
+
+    /// Records that any reader of this world has handed out since.
+    pub fn records_read_since(&self, before: usize) -> usize {
+        self.read.load(Ordering::SeqCst) - before
+    }
+
+    pub async fn follow_directory(&self, checkpoints: Option<Checkpoints>) -> Follower<Directory> {
+        let follower = follow(self.reader(), root(), Source::Events, checkpoints).await;
+        follower.expect("the log is whole")
+    }
+
+    pub async fn follow_usage(&self, checkpoints: Option<Checkpoints>) -> Follower<Usage> {
+        let follower = follow(self.reader(), root(), Source::EventsAndUsage, checkpoints).await;
+        follower.expect("the log is whole")
+    }
+
+    /// Waits until a view has reached the end of EVENTS; its digest there.
+    pub async fn caught_up<F: Fold>(&self, live: &Live<F>) -> Digest {
+        let head = self.log.head(Log::Events).await.expect("memory is up");
+        live.reached(head, LIMIT).await.expect("the log is whole");
+        let mut changes = live.changes();
+        let following = changes.wait_for(|progress| progress.status != omnirun_runner::Status::CatchingUp);
+        tokio::time::timeout(LIMIT, following).await.expect("it follows").expect("it lives");
+        live.snapshot().digest
+    }
+}
+
+fn usage_subject(n: u8) -> SubjectKind {
+    SubjectKind::Usage(Slot::from_index(4).expect("there are fourteen"), account(n), sandbox(n))
+}
+
+pub struct Gate {
+    reader: Arc<Watched>,
+    is_open: watch::Sender<bool>,
+}
+
+impl Gate {
+    pub fn reader(&self) -> Arc<dyn Read> {
+        self.reader.clone()
+    }
+
+    pub fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+}
+
+/// The memory log behind a gate for EVENTS, with its records counted.
+struct Watched {
+    log: MemoryLog,
+    read: Arc<AtomicUsize>,
+    is_open: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Read for Watched {
+    async fn read(&self, log: Log, filter: Filter, after: Sequence) -> Result<Box<dyn Cursor>, ReadError> {
+        let cursor = self.log.read(log, filter, after).await?;
+        let is_open = self.is_open.subscribe();
+        Ok(Box::new(WatchedCursor { cursor, log, read: self.read.clone(), is_open }))
+    }
+
+    async fn head(&self, log: Log) -> Result<Sequence, ReadError> {
+        self.log.head(log).await
+    }
+
+    async fn last(&self, subject: &Subject) -> Result<Option<Stored>, ReadError> {
+        self.log.last(subject).await
+    }
+}
+
+struct WatchedCursor {
+    cursor: Box<dyn Cursor>,
+    log: Log,
+    read: Arc<AtomicUsize>,
+    is_open: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Cursor for WatchedCursor {
+    async fn next(&mut self, limit: usize, tail: Tail) -> Result<Page, ReadError> {
+        if self.log == Log::Events {
+            let gone = |_| ReadError::Unavailable { log: Log::Events, source: "the test is over".into() };
+            self.is_open.wait_for(|is_open| *is_open).await.map_err(gone)?;
+        }
+        let page = self.cursor.next(limit, tail).await?;
+        self.read.fetch_add(page.records.len(), Ordering::SeqCst);
+        Ok(page)
+    }
+}

@@ -1,0 +1,258 @@
+//! What can be asked at the operator's terminal, and how the answer reaches the shell.
+//!
+//! Which store there is, is not known here: `services/main.rs` hands in how to open it.
+
+use std::future::Future;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use omnirun_events::log::{Append, Position, Read, ReadError};
+use omnirun_events::subject::Log;
+use omnirun_events::unit::Clock;
+use omnirun_events::verify::Fault;
+use omnirun_runner::NotReached;
+
+use crate::socket::SocketRead;
+use crate::{identity, replay, show, tail, text, verify};
+
+/// Arguments of `omnirun ops`.
+#[derive(Debug, Args)]
+pub struct OpsArgs {
+    /// Directory with the keys, and with the embedded log if that is used
+    #[arg(long, global = true, env = "OMNIRUN_DATA", default_value = ".data")]
+    pub data: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub command: OpsCommand,
+}
+
+/// What an operator can ask.
+#[derive(Debug, Subcommand)]
+pub enum OpsCommand {
+    /// Make the keys of an installation, pin the root key, and enrol the others on the log
+    Init,
+    /// Print stored records, oldest first, one line each
+    Tail {
+        /// Go on with records as they are appended
+        #[arg(long)]
+        follow: bool,
+        /// Subjects to print, in NATS's words: `*` is one token, a last `>` the rest
+        #[arg(long, default_value = ">")]
+        filter: String,
+        /// First position to print; without it, the last twenty positions
+        #[arg(long)]
+        from: Option<u64>,
+        /// Log to print
+        #[arg(long, default_value = "EVENTS", value_parser = text::parse_log)]
+        log: Log,
+        /// Print one JSON object for each record
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one stored record as JSON; sealed fields stay sealed
+    Show {
+        /// Its position, such as `12` or `USAGE_03:12`
+        #[arg(value_parser = text::parse_position)]
+        position: Position,
+    },
+    /// Rebuild a read model from the log alone and compare it with the live one at the same positions
+    Replay {
+        /// The read model: `directory` or `usage`
+        view: String,
+        /// The root key's fingerprint, or a file with it; without it, the one pinned in --data
+        #[arg(long)]
+        root_key: Option<String>,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every kept record: encoding, chains, gaps, signatures back to the root key, roles
+    Verify {
+        /// The root key's fingerprint, or a file with it. Not taken from --data: who changed the log could have changed it too
+        #[arg(long)]
+        root_key: String,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A store that was opened directly.
+pub struct Opened {
+    /// Reads it.
+    pub read: Arc<dyn Read>,
+    /// Appends to it; only `init` does.
+    pub append: Arc<dyn Append>,
+}
+
+/// Opens the store of a data directory, or the one that the configuration names.
+pub type Open = Box<dyn FnOnce(&Path) -> Pin<Box<dyn Future<Output = anyhow::Result<Opened>> + Send>> + Send>;
+
+/// What the commands need of the world.
+pub struct Context {
+    /// Opens the store; called at most once, and only when nobody answers on `<data>/ops.sock`.
+    pub open: Open,
+    /// Where the read models' checkpoints are, for `replay` when nothing runs.
+    pub checkpoints: Option<PathBuf>,
+    /// The time, for records that `init` appends and for rates.
+    pub clock: Clock,
+    /// Where answers go.
+    pub out: Box<dyn Write + Send>,
+    /// Where the reason goes when there is no answer.
+    pub errors: Box<dyn Write + Send>,
+}
+
+/// What the shell is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, and nothing is wrong: 0.
+    Good,
+    /// Something is wrong with the log or a read model: 1.
+    Bad,
+    /// It could not be done, or was asked wrongly: 2.
+    Failed,
+    /// The store cannot be reached, so nothing is known: 3.
+    Unreadable,
+}
+
+impl Exit {
+    /// The process's exit code.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Bad => 1,
+            Self::Failed => 2,
+            Self::Unreadable => 3,
+        }
+    }
+}
+
+/// Does what was asked and prints the answer. A reader that closes the output early, such as `head`, is no error.
+pub async fn run(args: OpsArgs, mut context: Context) -> Exit {
+    let answer =
+        dispatch(args, &mut context).await.and_then(|exit| Ok(context.out.flush().map(|()| exit)?));
+    match answer {
+        Ok(exit) => exit,
+        Err(error) if has_cause(&error, is_broken_pipe) => Exit::Good,
+        Err(error) => {
+            // Nothing is left to say it with when the terminal has gone as well.
+            drop(writeln!(context.errors, "error: {error:#}"));
+            exit_of(&error)
+        }
+    }
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    for cause in error.chain() {
+        if cause.is::<Fault>() || matches!(cause.downcast_ref(), Some(NotReached::Stopped(_))) {
+            return Exit::Bad;
+        }
+        match cause.downcast_ref() {
+            Some(ReadError::Unavailable { .. }) => return Exit::Unreadable,
+            Some(ReadError::Corrupt { .. }) => return Exit::Bad,
+            None => {}
+        }
+    }
+    Exit::Failed
+}
+
+fn has_cause(error: &anyhow::Error, is_it: fn(&std::io::Error) -> bool) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(is_it))
+}
+
+fn is_broken_pipe(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::BrokenPipe
+}
+
+async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> {
+    let OpsArgs { data, command } = args;
+    match command {
+        OpsCommand::Init => init(&data, context).await,
+        OpsCommand::Tail { follow, filter, from, log, json } => {
+            let source = Source::find(&data, context).await?;
+            let form = if json { tail::Form::Json } else { tail::Form::Line };
+            let end = if follow { tail::End::Follow } else { tail::End::Stop };
+            let wish = tail::Wish { log, filter, from, form, end };
+            tail::run(&source, wish, &mut context.out).await
+        }
+        OpsCommand::Show { position } => {
+            let source = Source::find(&data, context).await?;
+            show::run(&source, position, &mut context.out).await
+        }
+        OpsCommand::Replay { view, root_key, json } => {
+            let root = match root_key {
+                Some(text) => text::root_key(&text)?,
+                None => identity::pinned_root(&data)?,
+            };
+            let source = Source::find(&data, context).await?;
+            let found = replay::run(&source, &view, root, context.checkpoints.take()).await?;
+            found.print(form_of(json), &mut context.out)
+        }
+        OpsCommand::Verify { root_key, json } => {
+            let root = text::root_key(&root_key)?;
+            let source = Source::find(&data, context).await?;
+            let report = verify::run(source.read.as_ref(), &root, &context.clock).await?;
+            report.print(form_of(json), &mut context.out)
+        }
+    }
+}
+
+/// How a report is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One fact in each line.
+    Text,
+    /// One object.
+    Json,
+}
+
+fn form_of(json: bool) -> Form {
+    if json { Form::Json } else { Form::Text }
+}
+
+async fn init(data: &Path, context: &mut Context) -> anyhow::Result<Exit> {
+    let is_new = !identity::exists(data);
+    if is_new {
+        identity::create(data)?;
+    }
+    let identity = identity::load(data)?;
+    let store = open(data, context)
+        .await
+        .context("the keys are made, but not enrolled; run it again once this is mended")?;
+    let now = (context.clock)();
+    let enrolled = identity::enrol(store.append.as_ref(), store.read.as_ref(), &identity, now).await?;
+    if !is_new && enrolled.added == 0 {
+        return Err(identity::IdentityError::Exists { path: data.join("keys") }.into());
+    }
+    writeln!(context.out, "root key fingerprint: {}", identity.root)?;
+    writeln!(context.out, "pinned in: {}", data.join("root.pub").display())?;
+    writeln!(context.out, "keys enrolled: {} at {}", enrolled.added, enrolled.position)?;
+    writeln!(context.out, "worker host: {}", identity.worker.0)?;
+    writeln!(context.out, "Write the fingerprint down elsewhere: `omnirun ops verify --root-key` needs it.")?;
+    Ok(Exit::Good)
+}
+
+async fn open(data: &Path, context: &mut Context) -> anyhow::Result<Opened> {
+    let used: Open = Box::new(|_| Box::pin(async { anyhow::bail!("the store was opened before") }));
+    std::mem::replace(&mut context.open, used)(data).await
+}
+
+/// Where records are read from.
+pub(crate) struct Source {
+    pub read: Arc<dyn Read>,
+    /// The running process, when it is read through its socket.
+    pub live: Option<SocketRead>,
+}
+
+impl Source {
+    async fn find(data: &Path, context: &mut Context) -> anyhow::Result<Self> {
+        if let Some(live) = SocketRead::connect(data).await {
+            return Ok(Self { read: Arc::new(live.clone()), live: Some(live) });
+        }
+        Ok(Self { read: open(data, context).await?.read, live: None })
+    }
+}

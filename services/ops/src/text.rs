@@ -1,0 +1,116 @@
+//! Texts for and from an operator: positions, times, fingerprints. One place, so that every command prints and reads them alike.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use omnirun_events::keys::Digest;
+use omnirun_events::log::{Position, Sequence};
+use omnirun_events::subject::Log;
+use omnirun_events::unit::Timestamp;
+
+use crate::identity;
+
+/// A log by the name that it prints with, in either case.
+pub(crate) fn parse_log(text: &str) -> Result<Log, String> {
+    Log::kept()
+        .chain([Log::Auth])
+        .find(|log| log.to_string().eq_ignore_ascii_case(text))
+        .ok_or_else(|| "a log is EVENTS, KEYS, AUTH or USAGE_00 to USAGE_13".to_owned())
+}
+
+/// A position: `12` in EVENTS, or with its log, as `USAGE_03:12`.
+pub(crate) fn parse_position(text: &str) -> Result<Position, String> {
+    let (log, number) = match text.split_once([':', ' ', '/']) {
+        Some((log, number)) => (parse_log(log)?, number),
+        None => (Log::Events, text),
+    };
+    let sequence = number.parse().map(Sequence).map_err(|_| "a position is 12 or USAGE_03:12".to_owned())?;
+    if sequence == Sequence::NONE {
+        return Err("positions count from 1".to_owned());
+    }
+    Ok(Position { log, sequence })
+}
+
+/// The root key that an operator names: its fingerprint, or a file that holds it.
+pub(crate) fn root_key(text: &str) -> anyhow::Result<Digest> {
+    if let Some(bytes) = identity::parse_fingerprint(text) {
+        return Ok(Digest(bytes));
+    }
+    let path = Path::new(text);
+    let held = std::fs::read_to_string(path).with_context(|| {
+        format!("--root-key is neither 64 hexadecimal digits nor a readable file: {text}")
+    })?;
+    match identity::parse_fingerprint(&held) {
+        Some(bytes) => Ok(Digest(bytes)),
+        None => bail!("{text} does not hold a fingerprint of 64 hexadecimal digits"),
+    }
+}
+
+/// Days in 400 years of the Gregorian calendar, after which it repeats.
+const CYCLE_DAYS: u64 = 146_097;
+
+/// A moment as RFC 3339 writes it, in UTC with milliseconds. Every number of milliseconds has a text, however far off.
+pub(crate) fn time(at: Timestamp) -> String {
+    let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let mut year = 1970 + days / CYCLE_DAYS * 400;
+    let mut day = days % CYCLE_DAYS;
+    while day >= days_of(year) {
+        day -= days_of(year);
+        year += 1;
+    }
+    let february = if days_of(year) == 366 { 29 } else { 28 };
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z", day + 1)
+}
+
+fn days_of(year: u64) -> u64 {
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    if is_leap { 366 } else { 365 }
+}
+
+/// An error and everything behind it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        text = format!("{text}: {next}");
+        source = next.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_print_as_the_calendar_has_them() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_772_323_199_999, "2026-02-28T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(time(Timestamp(millis)), text);
+        }
+        assert!(time(Timestamp(u64::MAX)).ends_with('Z'));
+    }
+
+    #[test]
+    fn a_position_names_its_log_or_is_in_events() {
+        assert_eq!(parse_position("12").map(|at| at.to_string()), Ok("EVENTS 12".to_owned()));
+        assert_eq!(parse_position("usage_03:7").map(|at| at.to_string()), Ok("USAGE_03 7".to_owned()));
+        for text in ["", "0", "x", "USAGE_14:1", "EVENTS:"] {
+            assert!(parse_position(text).is_err(), "{text}");
+        }
+    }
+}
