@@ -60,7 +60,8 @@ fn wait_for_a_start() {
 fn reap_all() {
     let mut table = children();
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255);
+        let code =
+            status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255);
         if let Some(tell) = table.as_mut().and_then(|table| table.remove(&pid.as_raw_nonzero().get())) {
             let _ = tell.send(code);
         }

@@ -85,7 +85,8 @@ impl Agent {
     /// Waits for the first answer of a booting guest: what is sent before it listens waits in the port.
     pub async fn wait_alive(&self, limit: Duration) -> Result<(), AgentError> {
         let request = message("GET", route::HEALTH, Bytes::new());
-        let answer = tokio::time::timeout(limit, self.send(request)).await.map_err(|_| AgentError::Silent)??;
+        let answer =
+            tokio::time::timeout(limit, self.send(request)).await.map_err(|_| AgentError::Silent)??;
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(AgentError::Nonsense) }
     }
 

@@ -64,7 +64,11 @@ fn json_text(refusal: &Refusal) -> Vec<u8> {
 
 /// Reads a control message. An empty body is an empty object.
 pub async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, No> {
-    let bad = No::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_request", "the body is not the JSON that this route takes");
+    let bad = No::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "bad_request",
+        "the body is not the JSON that this route takes",
+    );
     let Ok(all) = Limited::new(body, REQUEST_BYTES_MAX).collect().await else { return Err(bad) };
     let all = all.to_bytes();
     let text = if all.is_empty() { &b"{}"[..] } else { &all[..] };

@@ -1,13 +1,7 @@
 //! The life of the owner process: start, wait for whatever ends the guest, tear down, leave the numbers.
 
 use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
+    fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode, sync::Arc, time::Duration,
 };
 
 use omnirun_vmm_api::{
@@ -91,7 +85,11 @@ async fn guest_ended(owner: &Owner) {
     let ended = owner.with_guest(|guest| guest.ended()).await;
     // A guest that cannot be watched counts as ended: it must not live without its end being seen.
     if let Some(Ok(fd)) = ended {
-        let _ = tokio::task::spawn_blocking(move || while poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).is_err() {}).await;
+        let _ =
+            tokio::task::spawn_blocking(
+                move || while poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).is_err() {},
+            )
+            .await;
     }
 }
 
@@ -139,7 +137,8 @@ async fn tear_down(owner: &Owner, reason: EndReason) -> Final {
 fn leave(directory: &Path, left: &Final) -> io::Result<()> {
     let text = serde_json::to_vec(left)?;
     let temporary = directory.join("final.new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&text)?;
     file.sync_all()?;
     for entry in fs::read_dir(directory)? {

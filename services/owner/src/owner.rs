@@ -86,7 +86,12 @@ pub fn check(spec: &OwnerSpec) -> Result<(), SpecError> {
 }
 
 impl Owner {
-    pub fn new(spec: OwnerSpec, template: Template, monitor: Box<dyn Monitor>, started: clock::Started) -> Self {
+    pub fn new(
+        spec: OwnerSpec,
+        template: Template,
+        monitor: Box<dyn Monitor>,
+        started: clock::Started,
+    ) -> Self {
         let (ending, endings) = tokio::sync::mpsc::channel(16);
         Self {
             spec,
@@ -149,7 +154,8 @@ impl Owner {
     pub async fn status(&self) -> Status {
         let stats = self.stats().await;
         let usage = self.usage(&stats);
-        let monitor_pid = self.with_guest(|guest| Ok(guest.process_id())).await.and_then(Result::ok).flatten();
+        let monitor_pid =
+            self.with_guest(|guest| Ok(guest.process_id())).await.and_then(Result::ok).flatten();
         let life = self.life();
         Status {
             stage: life.stage,

@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// Headers that pass; the others are between the two ends of one connection.
-const PASSING: [&str; 5] = ["accept", "content-type", "content-length", "content-disposition", route::IDEMPOTENCY_KEY];
+const PASSING: [&str; 5] =
+    ["accept", "content-type", "content-length", "content-disposition", route::IDEMPOTENCY_KEY];
 
 /// Answers a request under [`AGENT`].
 pub async fn relay(owner: &Owner, parts: Parts, body: Incoming) -> Handled {
@@ -25,7 +26,9 @@ pub async fn relay(owner: &Owner, parts: Parts, body: Incoming) -> Handled {
         match life.stage {
             Stage::Claimed => life.agent.clone(),
             Stage::Paused => return Err(No::conflict("paused", "the sandbox is paused")),
-            Stage::Starting | Stage::Ready => return Err(No::conflict("not_claimed", "no sandbox has this guest")),
+            Stage::Starting | Stage::Ready => {
+                return Err(No::conflict("not_claimed", "no sandbox has this guest"));
+            }
             Stage::Ending => None,
         }
     };

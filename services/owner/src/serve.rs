@@ -5,9 +5,7 @@ use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, sync::Arc};
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use omnirun_agent_api::{Personalise, Private};
-use omnirun_vmm_api::owner::{
-    self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage,
-};
+use omnirun_vmm_api::owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::oneshot,
@@ -103,13 +101,17 @@ async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
     let agent = {
         let life = owner.life();
         match (&life.tenancy, life.stage) {
-            (Some(tenancy), _) if tenancy.sandbox_id == wish.sandbox_id => return Ok(tenancy.claimed.clone()),
+            (Some(tenancy), _) if tenancy.sandbox_id == wish.sandbox_id => {
+                return Ok(tenancy.claimed.clone());
+            }
             (Some(_), _) => return Err(No::conflict("already_claimed", "another sandbox has this guest")),
             (None, Stage::Ready) => life.agent.clone(),
             (None, _) => None,
         }
     };
-    let Some(agent) = agent else { return Err(No::conflict("not_ready", "the guest is not ready to be claimed")) };
+    let Some(agent) = agent else {
+        return Err(No::conflict("not_ready", "the guest is not ready to be claimed"));
+    };
     let before = owner.stats().await;
     let personalise = Personalise {
         entropy: entropy()?,
@@ -120,11 +122,17 @@ async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
     let since = clock::Started::now();
     let made = match agent.personalise(&personalise).await {
         Ok(made) => made,
-        Err(AgentError::Refused { status, refusal }) if status.is_client_error() => return Err(No(status, refusal)),
+        Err(AgentError::Refused { status, refusal }) if status.is_client_error() => {
+            return Err(No(status, refusal));
+        }
         Err(_) => {
             // Half personalised is not fit for anybody.
             let _ = owner.ending.send(Ending { reason: EndReason::AgentLost, tell: None }).await;
-            return Err(No::new(hyper::StatusCode::BAD_GATEWAY, "guest_gone", "the guest did not take its identity"));
+            return Err(No::new(
+                hyper::StatusCode::BAD_GATEWAY,
+                "guest_gone",
+                "the guest did not take its identity",
+            ));
         }
     };
     let claimed = Claimed { boot_id: made.boot_id, machine_id: made.machine_id, instance: made.instance };

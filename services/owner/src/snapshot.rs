@@ -48,7 +48,10 @@ pub async fn take(owner: &Owner) -> Result<Snapshotted, No> {
     {
         let mut life = owner.life();
         if owner.spec.purpose != Purpose::Snapshot || life.stage != Stage::Ready {
-            return Err(No::conflict("not_for_snapshot", "the guest is not an idle one that was booted for a snapshot"));
+            return Err(No::conflict(
+                "not_for_snapshot",
+                "the guest is not an idle one that was booted for a snapshot",
+            ));
         }
         life.stage = Stage::Ending;
         // The last handle of the connection: dropping it closes the port.

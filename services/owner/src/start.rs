@@ -107,7 +107,9 @@ async fn bring_up(owner: &Owner, memory: Option<File>) -> Result<Alive, StartErr
     let outcome = agent.wait_alive(limit).await;
     if let Err(error) = outcome {
         owner.life().guest = None;
-        let _ = tokio::task::spawn_blocking(move || guest.lock().unwrap_or_else(PoisonError::into_inner).kill()).await;
+        let _ =
+            tokio::task::spawn_blocking(move || guest.lock().unwrap_or_else(PoisonError::into_inner).kill())
+                .await;
         return Err(error.into());
     }
     Ok(Alive { guest, agent, hung_up, from })

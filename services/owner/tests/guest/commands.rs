@@ -11,7 +11,10 @@ use crate::support::{self, Owner};
 async fn a_command_gives_its_output_and_exit_code() {
     let mut guest = Owner::claimed().await;
     assert_eq!(guest.run("echo hello").await, json!({"stdout": "hello\n", "stderr": "", "exit_code": 0}));
-    assert_eq!(guest.run("echo no >&2; exit 7").await, json!({"stdout": "", "stderr": "no\n", "exit_code": 7}));
+    assert_eq!(
+        guest.run("echo no >&2; exit 7").await,
+        json!({"stdout": "", "stderr": "no\n", "exit_code": 7})
+    );
     assert_eq!(guest.run("kill -TERM $$").await["exit_code"], 143);
     let shown = guest.run("whoami; pwd; echo $FROM_CLAIM; hostname").await;
     assert_eq!(shown["stdout"], "user\n/home/user\nyes\nsandbox-1\n");
@@ -54,8 +57,11 @@ async fn a_background_command_is_listed_fed_followed_and_replayed() {
     for _ in 0..2 {
         let (status, text) = guest.raw("GET", &format!("{path}/stream"), &Value::Null).await;
         assert_eq!(status, 200);
-        let lines: Vec<Value> =
-            text.split(|c| *c == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice(l).expect("JSON")).collect();
+        let lines: Vec<Value> = text
+            .split(|c| *c == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).expect("JSON"))
+            .collect();
         let printed: String = lines.iter().filter_map(|line| line["data"].as_str()).collect();
         assert_eq!(printed, "before\ngot a line\n");
         assert_eq!(lines.last(), Some(&json!({"type": "exit", "exit_code": 3})));
@@ -71,9 +77,8 @@ async fn a_background_command_can_be_killed() {
         guest.ask("POST", "/agent/commands", &json!({"command": "sleep 1000", "background": true})).await;
     let path = format!("/agent/commands/{}", started["pid"]);
     assert_eq!(guest.raw("DELETE", &path, &Value::Null).await.0, 204);
-    let head = Request::builder()
-        .uri(format!("http://owner{path}/stream"))
-        .header("accept", "text/event-stream");
+    let head =
+        Request::builder().uri(format!("http://owner{path}/stream")).header("accept", "text/event-stream");
     let answer = guest.send_with(head, Bytes::new()).await;
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     let text = answer.into_body().collect().await.expect("it ends").to_bytes();

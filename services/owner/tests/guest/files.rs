@@ -13,7 +13,8 @@ async fn eight_mebibytes_go_in_and_come_back_as_they_were() {
     let answer = guest.send("PUT", "/agent/files/upload?path=deep/er/big.bin", bytes.clone().into()).await;
     assert_eq!(answer.status(), 200);
     let entry: Value =
-        serde_json::from_slice(&answer.into_body().collect().await.expect("it ends").to_bytes()).expect("JSON");
+        serde_json::from_slice(&answer.into_body().collect().await.expect("it ends").to_bytes())
+            .expect("JSON");
     let path = "/home/user/deep/er/big.bin";
     assert_eq!(entry, json!({"name": "big.bin", "path": path, "is_dir": false, "size": 8 << 20}));
     let answer = guest.send("GET", &format!("/agent/files/download?path={path}"), Bytes::new()).await;
@@ -40,7 +41,10 @@ async fn files_are_written_read_listed_renamed_and_removed() {
     assert_eq!(guest.raw("DELETE", "/agent/files?path=d", &Value::Null).await.0, 204);
     let exists: Value = guest.ask("GET", "/agent/files/exists?path=d", &Value::Null).await;
     assert_eq!(exists, json!({"exists": false}));
-    assert_eq!(guest.refused("GET", "/agent/files/info?path=d", &Value::Null).await, (404, "not_found".to_owned()));
+    assert_eq!(
+        guest.refused("GET", "/agent/files/info?path=d", &Value::Null).await,
+        (404, "not_found".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,12 +35,18 @@ async fn guests_restored_from_one_snapshot_share_no_identity_and_no_randomness()
         let status = guest.status().await;
         assert_eq!(status.started_from, Some(StartFrom::Snapshot));
         let claimed = guest.claim("sandbox", json!(null)).await;
-        assert_eq!(guest.ask::<Value>("POST", "/owner/claim", &json!({"sandbox_id": "sandbox", "hostname": "x"})).await["instance"], json!(claimed.instance));
+        assert_eq!(
+            guest
+                .ask::<Value>("POST", "/owner/claim", &json!({"sandbox_id": "sandbox", "hostname": "x"}))
+                .await["instance"],
+            json!(claimed.instance)
+        );
         assert_eq!(guest.refused("POST", "/owner/claim", &claim).await, (409, "already_claimed".to_owned()));
         let inside = guest.run("cat /proc/sys/kernel/random/boot_id /etc/machine-id; date +%s").await;
         let lines: Vec<_> = inside["stdout"].as_str().expect("text").lines().map(str::to_owned).collect();
         assert_eq!((&lines[0], &lines[1]), (&claimed.boot_id, &claimed.machine_id));
-        let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+        let host =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
         let inside_now: u64 = lines[2].parse().expect("a number");
         assert!(host.abs_diff(inside_now) <= 2, "the guest's clock is {inside_now}, the host's {host}");
         let random = guest.run("head -c 32 /dev/urandom | od -An -tx1").await["stdout"].to_string();
@@ -57,7 +63,10 @@ async fn nothing_runs_before_a_guest_is_claimed() {
     let wish = json!({"command": "true"});
     assert_eq!(guest.refused("POST", "/agent/commands", &wish).await, (409, "not_claimed".to_owned()));
     assert_eq!(guest.refused("POST", "/agent/personalise", &json!({})).await.0, 404);
-    assert_eq!(guest.refused("POST", "/owner/snapshot", &Value::Null).await, (409, "not_for_snapshot".to_owned()));
+    assert_eq!(
+        guest.refused("POST", "/owner/snapshot", &Value::Null).await,
+        (409, "not_for_snapshot".to_owned())
+    );
     let bad = json!({"sandbox_id": "s", "hostname": "Not A Name"});
     assert_eq!(guest.refused("POST", "/owner/claim", &bad).await, (422, "bad_hostname".to_owned()));
     guest.claim("sandbox-2", json!(null)).await;
@@ -70,7 +79,10 @@ async fn a_guest_has_a_kernel_of_its_own_and_no_way_out() {
     let host = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux has it");
     let inside = guest.run("cat /proc/sys/kernel/random/boot_id; uname -r; ls /sys/class/net").await;
     let text = inside["stdout"].as_str().expect("text").to_owned();
-    assert!(!text.contains(host.trim()) && text.contains("-cloud-amd64\n") && text.ends_with("\nlo\n"), "{text}");
+    assert!(
+        !text.contains(host.trim()) && text.contains("-cloud-amd64\n") && text.ends_with("\nlo\n"),
+        "{text}"
+    );
     let wish = json!({"command": "exec 3<>/dev/tcp/169.254.169.254/80"});
     let tried: Value = guest.ask("POST", "/agent/commands", &wish).await;
     assert_ne!(tried["exit_code"], 0);

@@ -26,7 +26,10 @@ pub fn store() -> PathBuf {
     let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.data/images");
     let store = std::env::var_os("OMNIRUN_IMAGES").map_or_else(default, PathBuf::from);
     let made = store.join("templates/base/template.json");
-    assert!(made.is_file(), "there is no template store: make it with scripts/guest-image, or set OMNIRUN_IMAGES");
+    assert!(
+        made.is_file(),
+        "there is no template store: make it with scripts/guest-image, or set OMNIRUN_IMAGES"
+    );
     store.canonicalize().expect("it is there")
 }
 
@@ -112,7 +115,11 @@ impl Owner {
         self.send_with(Request::builder().method(method).uri(format!("http://owner{path}")), body).await
     }
 
-    pub async fn send_with(&mut self, head: hyper::http::request::Builder, body: Bytes) -> Response<Incoming> {
+    pub async fn send_with(
+        &mut self,
+        head: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Response<Incoming> {
         let request = head.body(Full::new(body)).expect("a test's request is one");
         let sent = async {
             self.requests.ready().await.expect("the owner is there");
@@ -179,7 +186,8 @@ impl Owner {
             assert!(since.elapsed() < LIMIT, "the owner does not end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let names: Vec<_> = std::fs::read_dir(&self.state).expect("it is there").flatten().map(|e| e.file_name()).collect();
+        let names: Vec<_> =
+            std::fs::read_dir(&self.state).expect("it is there").flatten().map(|e| e.file_name()).collect();
         assert_eq!(names, ["final.json"], "only the numbers are left");
         let text = std::fs::read(self.state.join("final.json")).expect("it is there");
         serde_json::from_slice(&text).expect("it is JSON")
