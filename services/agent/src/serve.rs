@@ -50,6 +50,10 @@ async fn route(guest: Arc<Guest>, request: Request<Incoming>) -> Handled {
             return Ok(json(&Health { stage: guest.stage(), version: env!("CARGO_PKG_VERSION").to_owned() }));
         }
         ("POST", route::PERSONALISE) => return Ok(json(&guest.personalise(parse(&read(body).await?)?)?)),
+        ("POST", route::WARM) if guest.stage() == Stage::Barrier => {
+            code::warm().await?;
+            return Ok(nothing());
+        }
         _ if guest.stage() == Stage::Barrier => {
             return Err(No::new(
                 hyper::StatusCode::CONFLICT,

@@ -90,6 +90,13 @@ impl Agent {
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(AgentError::Nonsense) }
     }
 
+    /// Lets a guest that is to be snapshotted run what every guest runs first.
+    pub async fn warm(&self) -> Result<(), AgentError> {
+        let asked = self.send(message("POST", route::WARM, Bytes::new()));
+        let answer = tokio::time::timeout(ANSWER_WAIT_MAX, asked).await.map_err(|_| AgentError::Silent)??;
+        if answer.status().is_success() { Ok(()) } else { Err(AgentError::Nonsense) }
+    }
+
     /// Makes the guest different from all others.
     pub async fn personalise(&self, wish: &Personalise) -> Result<Personalised, AgentError> {
         let text = serde_json::to_vec(wish).map_err(|_| AgentError::Nonsense)?;

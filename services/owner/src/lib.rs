@@ -24,7 +24,13 @@ mod end;
 
 mod clock;
 
-use std::{fs, io, io::{Read, Write}, os::unix::fs::DirBuilderExt, process::ExitCode, sync::Arc};
+use std::{
+    fs, io,
+    io::{Read, Write},
+    os::unix::fs::DirBuilderExt,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use omnirun_vmm::{choose, store::Template};
 use omnirun_vmm_api::owner::OwnerSpec;
