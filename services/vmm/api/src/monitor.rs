@@ -1,0 +1,122 @@
+//! The monitor: what runs virtual machines. Two kinds are foreseen behind it, QEMU as a child process and our own on
+//! KVM inside the owner process; callers cannot tell them apart. Every call blocks.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+};
+
+use crate::{Bytes, Millis, VmSpec};
+
+/// Starts guests.
+pub trait Monitor: Send + Sync {
+    /// Names the exact program that restores snapshots: its kind and version. A snapshot is good for this one only.
+    fn identity(&self) -> Result<String, MonitorError>;
+
+    /// Boots a guest; it runs when this returns.
+    fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError>;
+
+    /// Restores a guest from a snapshot that a guest with the same files and shape made; it runs when this returns.
+    /// Its clock, entropy and ids are those of the snapshot until it has been personalised.
+    fn restore(&self, spec: &VmSpec, memory: File) -> Result<Box<dyn Guest>, MonitorError>;
+}
+
+/// One guest. Dropping it kills it, so that no guest outlives its owner.
+pub trait Guest: Send {
+    /// The host's end of the agent port, connected: what is written before the agent listens waits. `None` once it has
+    /// been taken. Closing it tells the guest that the host has gone; it cannot be opened again.
+    fn take_port(&mut self) -> Option<UnixStream>;
+
+    /// A descriptor that becomes readable when the guest has ended, for whatever reason.
+    fn ended(&self) -> Result<OwnedFd, MonitorError>;
+
+    /// Process id of the monitor where it is a process of its own.
+    fn process_id(&self) -> Option<u32>;
+
+    /// Stops the vCPUs; memory stays. Twice is once.
+    fn pause(&mut self) -> Result<(), MonitorError>;
+
+    /// Lets the vCPUs run again. Twice is once.
+    fn resume(&mut self) -> Result<(), MonitorError>;
+
+    /// Pauses and writes the whole state into an empty file. The guest stays paused. Only a guest started for
+    /// [`crate::Purpose::Snapshot`] may.
+    fn snapshot(&mut self, memory: File) -> Result<(), MonitorError>;
+
+    /// What it has used since it was started. After its end: in all.
+    fn stats(&mut self) -> Result<Stats, MonitorError>;
+
+    /// Ends it at once and returns when its process has been reaped. Twice is once.
+    fn kill(&mut self) -> Result<Stats, MonitorError>;
+}
+
+/// What a guest has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Processor time of the monitor with all its threads, as the host's kernel counts it.
+    pub vcpu: Millis,
+    /// Host memory that it has now.
+    pub resident: Bytes,
+    /// Network bytes from the guest.
+    pub tx: Bytes,
+    /// Network bytes to the guest.
+    pub rx: Bytes,
+}
+
+/// An operation of a monitor that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// The wanted monitor cannot run on this host.
+    #[error("the {monitor} monitor is not available: {reason}")]
+    Unavailable {
+        /// Its name.
+        monitor: &'static str,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The jail around the monitor could not be made.
+    #[error("cannot {step} for the guest's jail")]
+    Jail {
+        /// What was done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The monitor's process could not be started, or ended at once.
+    #[error("cannot start the monitor: {said}")]
+    Start {
+        /// What it printed, shortened.
+        said: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The monitor's control channel broke or was too slow.
+    #[error("cannot {command} the guest")]
+    Control {
+        /// What it was told.
+        command: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The monitor said no.
+    #[error("the monitor refused to {command}: {reason}")]
+    Refused {
+        /// What it was told.
+        command: &'static str,
+        /// Its own words.
+        reason: String,
+    },
+    /// The monitor's process could not be watched, counted or waited for.
+    #[error("cannot {what} the monitor's process")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,57 @@
+//! What a virtual machine is made of.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{MemoryMib, Vcpus};
+
+/// Which monitor a host wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MonitorChoice {
+    /// The best one that works on this host.
+    #[default]
+    Auto,
+    /// QEMU's microvm machine.
+    Qemu,
+    /// Our own on KVM. Refused where this build has none.
+    Kvm,
+}
+
+/// What a virtual machine is for, which decides what it may do to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// It will run a user's code: it may write no file at all.
+    #[default]
+    Sandbox,
+    /// It is booted to be snapshotted: it may write its memory into one file that it is handed.
+    Snapshot,
+}
+
+/// The files of a template, read-only and shared by all guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFiles {
+    /// The kernel as an ELF file with a PVH entry.
+    pub kernel: PathBuf,
+    /// The initramfs with the agent as `/init`.
+    pub initramfs: PathBuf,
+    /// The root file system, a squashfs.
+    pub root: PathBuf,
+}
+
+/// One virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSpec {
+    /// Its files.
+    pub files: ImageFiles,
+    /// Its processors.
+    pub vcpus: Vcpus,
+    /// Its memory.
+    pub memory: MemoryMib,
+    /// A directory of its own, that the monitor may use for mount points and the owner removes.
+    pub state_dir: PathBuf,
+    /// What it is for.
+    pub purpose: Purpose,
+}

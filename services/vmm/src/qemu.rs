@@ -1,0 +1,59 @@
+//! The monitor that runs `qemu-system-x86_64 -M microvm` as its child: jailed, without network, told what to do over
+//! QMP, speaking to the agent over one virtio port. Nothing that the guest prints goes anywhere.
+//!
+//! Reading order: [`arguments`] (the command line), [`jail`] (what the process sees of the host), [`launch`], [`qmp`],
+//! [`process`] (counting and reaping), and [`guest`], which puts them together.
+
+mod arguments;
+
+mod jail;
+
+mod launch;
+
+mod qmp;
+
+mod process;
+
+mod guest;
+
+mod tsc;
+
+use std::{fs, fs::File, os::unix::fs::MetadataExt, path::Path};
+
+use omnirun_vmm_api::{Guest, Monitor, MonitorError, VmSpec};
+
+use guest::QemuGuest;
+
+/// Where Debian's package puts it. The jail shows /usr and nothing else of the host's programs.
+const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
+
+/// QEMU on this host.
+#[derive(Debug)]
+pub struct Qemu(());
+
+impl Qemu {
+    /// Finds QEMU.
+    pub fn find() -> Result<Self, MonitorError> {
+        if Path::new(PROGRAM).exists() {
+            return Ok(Self(()));
+        }
+        let reason = format!("there is no {PROGRAM}: install the package qemu-system-x86");
+        Err(MonitorError::Unavailable { monitor: "qemu", reason })
+    }
+}
+
+impl Monitor for Qemu {
+    fn identity(&self) -> Result<String, MonitorError> {
+        // Asking it for its version costs a process; its file's size and time change with every package.
+        let file = fs::metadata(PROGRAM).map_err(|source| MonitorError::Process { what: "look at", source })?;
+        Ok(format!("qemu.{:x}.{:x}", file.len(), file.mtime()))
+    }
+
+    fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {
+        Ok(Box::new(QemuGuest::start(spec, None)?))
+    }
+
+    fn restore(&self, spec: &VmSpec, memory: File) -> Result<Box<dyn Guest>, MonitorError> {
+        Ok(Box::new(QemuGuest::start(spec, Some(memory))?))
+    }
+}
