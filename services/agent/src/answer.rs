@@ -46,10 +46,14 @@ impl From<io::Error> for No {
             Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
                 Self::new(StatusCode::FORBIDDEN, "permission_denied", "the guest does not allow that")
             }
-            Kind::AlreadyExists => Self::new(StatusCode::CONFLICT, "already_exists", "something has that path"),
+            Kind::AlreadyExists => {
+                Self::new(StatusCode::CONFLICT, "already_exists", "something has that path")
+            }
             Kind::IsADirectory => Self::invalid("is_directory", "that is a directory"),
             Kind::NotADirectory => Self::invalid("not_directory", "a part of the path is not a directory"),
-            Kind::DirectoryNotEmpty => Self::new(StatusCode::CONFLICT, "not_empty", "the directory is not empty"),
+            Kind::DirectoryNotEmpty => {
+                Self::new(StatusCode::CONFLICT, "not_empty", "the directory is not empty")
+            }
             Kind::StorageFull | Kind::FileTooLarge | Kind::QuotaExceeded => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the guest's disk is full")
             }
@@ -115,5 +119,6 @@ pub async fn read(body: Incoming) -> Result<Bytes, No> {
 
 /// Reads a message from JSON text. The parser's own error is not told: it quotes the input.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, No> {
-    serde_json::from_slice(text).map_err(|_| No::invalid("bad_request", "the body is not the JSON that this route takes"))
+    serde_json::from_slice(text)
+        .map_err(|_| No::invalid("bad_request", "the body is not the JSON that this route takes"))
 }

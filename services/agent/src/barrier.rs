@@ -72,7 +72,11 @@ impl Guest {
     pub fn personalise(&self, wish: Personalise) -> Result<Personalised, No> {
         let mut stage = locked(&self.stage);
         if *stage == Stage::Ready {
-            return Err(No::new(StatusCode::CONFLICT, "already_personalised", "the guest is personalised already"));
+            return Err(No::new(
+                StatusCode::CONFLICT,
+                "already_personalised",
+                "the guest is personalised already",
+            ));
         }
         check_envs(&wish.envs)?;
         check_hostname(&wish.hostname)?;
@@ -94,7 +98,10 @@ pub fn check_envs(envs: &BTreeMap<String, Private>) -> Result<(), No> {
         name.is_empty() || name.contains(['=', '\0']) || value.expose().contains('\0')
     };
     if envs.iter().any(is_bad) {
-        return Err(No::invalid("bad_environment", "an environment variable's name or value is not possible"));
+        return Err(No::invalid(
+            "bad_environment",
+            "an environment variable's name or value is not possible",
+        ));
     }
     Ok(())
 }
@@ -135,7 +142,8 @@ fn reseed(entropy: &[u8; ENTROPY_BYTES]) -> io::Result<()> {
     const RNDADDENTROPY: rustix::ioctl::Opcode = 0x4008_5203; // _IOW('R', 0x03, int[2]), linux/random.h
     const RNDRESEEDCRNG: rustix::ioctl::Opcode = 0x5207; // _IO('R', 0x07), linux/random.h
     let random = File::options().write(true).open("/dev/urandom")?;
-    let info = PoolInfo { entropy_bits: 8 * ENTROPY_BYTES as i32, bytes: ENTROPY_BYTES as i32, buffer: *entropy };
+    let info =
+        PoolInfo { entropy_bits: 8 * ENTROPY_BYTES as i32, bytes: ENTROPY_BYTES as i32, buffer: *entropy };
     // SAFETY: RNDADDENTROPY reads two ints, then as many bytes as the second one says; all are in `info`.
     unsafe {
         rustix::ioctl::ioctl(random.as_fd(), rustix::ioctl::Setter::<RNDADDENTROPY, PoolInfo>::new(info))?;
@@ -146,9 +154,11 @@ fn reseed(entropy: &[u8; ENTROPY_BYTES]) -> io::Result<()> {
 }
 
 fn set_clock(now: UnixMillis) -> Result<(), No> {
-    let seconds = i64::try_from(now.0 / 1000).map_err(|_| No::invalid("bad_clock", "the time is out of range"))?;
+    let seconds =
+        i64::try_from(now.0 / 1000).map_err(|_| No::invalid("bad_clock", "the time is out of range"))?;
     let nanos = i64::try_from(now.0 % 1000).unwrap_or(0) * 1_000_000;
-    clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanos }).map_err(io::Error::from)?;
+    clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanos })
+        .map_err(io::Error::from)?;
     Ok(())
 }
 

@@ -138,8 +138,12 @@ fn finish_root() -> Result<(), BootError> {
     for directory in ["/tmp", "/var/tmp"] {
         step("open a directory to all", rustix::fs::chmod(directory, Mode::from_raw_mode(0o1777)))?;
     }
-    for (to, link) in [("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"), ("/proc/self/fd/1", "/dev/stdout"), ("/proc/self/fd/2", "/dev/stderr")]
-    {
+    for (to, link) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+    ] {
         let _ = std::os::unix::fs::symlink(to, link);
     }
     let null = step("open /dev/null", rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()))?;

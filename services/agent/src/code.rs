@@ -35,7 +35,11 @@ pub async fn start_command(guest: Arc<Guest>, body: Bytes) -> Result<Answered, N
     let wish: StartCommand = parse(&body)?;
     check_envs(&wish.envs)?;
     if wish.command.expose().len() > ARGUMENT_BYTES_MAX {
-        return Err(No::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the command is longer than 128 KiB"));
+        return Err(No::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "the command is longer than 128 KiB",
+        ));
     }
     let user = user::find(wish.user.as_deref())?;
     let spawn = Spawn {
@@ -91,7 +95,11 @@ pub async fn run_code(guest: Arc<Guest>, body: Bytes) -> Result<Answered, No> {
     finish(&guest, command, limit(wish.timeout, Some(TIMEOUT_DEFAULT))).await
 }
 
-async fn finish(guest: &Guest, command: Arc<command::Command>, limit: Option<Duration>) -> Result<Answered, No> {
+async fn finish(
+    guest: &Guest,
+    command: Arc<command::Command>,
+    limit: Option<Duration>,
+) -> Result<Answered, No> {
     let outcome = command::run(command.clone(), limit).await;
     guest.commands.remove(command.pid);
     Ok(to_json(&outcome))

@@ -55,7 +55,8 @@ fn small(method: &Method, path: &str, query: Option<&str>, body: &Bytes) -> Hand
         ("POST", route::FILES_RENAME) => {
             let wish: Rename = parse(body)?;
             let user = user::find(wish.user.as_deref())?;
-            let (from, to) = (resolve(&user, wish.old_path.expose())?, resolve(&user, wish.new_path.expose())?);
+            let (from, to) =
+                (resolve(&user, wish.old_path.expose())?, resolve(&user, wish.new_path.expose())?);
             std::fs::rename(from, &to)?;
             Ok(json(&entry::of(&to)?))
         }

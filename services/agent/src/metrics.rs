@@ -35,8 +35,15 @@ pub fn read() -> io::Result<Metrics> {
 
 /// proc(5): the first line of /proc/stat is `cpu user nice system idle iowait irq softirq steal …`.
 fn cpu_ticks(stat: &str) -> (u64, u64) {
-    let ticks: Vec<u64> =
-        stat.lines().next().unwrap_or("").split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|n| n.parse().ok())
+        .collect();
     let total: u64 = ticks.iter().sum();
     let idle: u64 = ticks.iter().skip(3).take(2).sum();
     (total - idle, total)

@@ -101,7 +101,9 @@ impl Session {
         let is_over = Arc::new(AtomicBool::new(false));
         let writer = {
             let (port, runtime, is_over) = (port.clone(), runtime.clone(), is_over.clone());
-            thread::Builder::new().name("port-writer".into()).spawn(move || copy_out(&port, &runtime, outward, &is_over))?
+            thread::Builder::new()
+                .name("port-writer".into())
+                .spawn(move || copy_out(&port, &runtime, outward, &is_over))?
         };
         runtime.spawn(serve::session(far, guest.clone()));
         Ok(Self { runtime: runtime.clone(), inward, writer, is_over })

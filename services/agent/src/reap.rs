@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid},
+    process::{WaitId, WaitIdOptions, WaitOptions, wait, waitid},
 };
 use tokio::sync::oneshot;
 
@@ -59,8 +59,9 @@ fn wait_for_a_start() {
 
 fn reap_all() {
     let mut table = children();
-    while let Ok(Some((pid, status))) = waitpid(None::<Pid>, WaitOptions::NOHANG) {
-        let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255);
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        let code =
+            status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255);
         if let Some(tell) = table.as_mut().and_then(|table| table.remove(&pid.as_raw_nonzero().get())) {
             let _ = tell.send(code);
         }

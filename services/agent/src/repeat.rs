@@ -53,12 +53,16 @@ impl Repeats {
     ) -> Result<Answered, No> {
         let Some(key) = key else { return work.await };
         if key.is_empty() || key.len() > 255 || !key.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') {
-            return Err(No::invalid("bad_idempotency_key", "the idempotency key is not 1 to 255 letters, digits and -"));
+            return Err(No::invalid(
+                "bad_idempotency_key",
+                "the idempotency key is not 1 to 255 letters, digits and -",
+            ));
         }
         let mut answer = self.begin(key, request, work)?;
         let outcome = answer.wait_for(Option::is_some).await;
         let outcome = outcome.ok().and_then(|outcome| outcome.clone());
-        let lost = || No::new(StatusCode::SERVICE_UNAVAILABLE, "lost", "the first request ended without an answer");
+        let lost =
+            || No::new(StatusCode::SERVICE_UNAVAILABLE, "lost", "the first request ended without an answer");
         outcome.ok_or_else(lost)?.map_err(|(status, refusal)| No(status, refusal))
     }
 

@@ -51,7 +51,11 @@ async fn route(guest: Arc<Guest>, request: Request<Incoming>) -> Handled {
         }
         ("POST", route::PERSONALISE) => return Ok(json(&guest.personalise(parse(&read(body).await?)?)?)),
         _ if guest.stage() == Stage::Barrier => {
-            return Err(No::new(hyper::StatusCode::CONFLICT, "not_ready", "the guest has not been personalised"));
+            return Err(No::new(
+                hyper::StatusCode::CONFLICT,
+                "not_ready",
+                "the guest has not been personalised",
+            ));
         }
         _ => {}
     }
@@ -81,7 +85,13 @@ async fn route(guest: Arc<Guest>, request: Request<Incoming>) -> Handled {
 }
 
 /// `/commands/{pid}` and below.
-async fn one_command(guest: &Guest, method: &Method, path: &str, headers: &HeaderMap, body: Incoming) -> Handled {
+async fn one_command(
+    guest: &Guest,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Handled {
     let unknown = No::not_found("the agent has no such route");
     let Some(rest) = path.strip_prefix("/commands/") else { return Err(unknown) };
     let (pid, verb) = rest.split_once('/').unwrap_or((rest, ""));
@@ -91,8 +101,9 @@ async fn one_command(guest: &Guest, method: &Method, path: &str, headers: &Heade
         ("POST", "stdin") => code::write_stdin(guest, pid, &read(body).await?).await,
         ("GET", "stream") => {
             let command = guest.commands.get(pid)?;
-            let wants_events =
-                headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"));
+            let wants_events = headers
+                .get(header::ACCEPT)
+                .is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"));
             Ok(if wants_events {
                 stream("text/event-stream", command::stream(command, Framing::Events))
             } else {

@@ -1,1 +1,90 @@
-//! Placeholder.
+//! The owner process of one guest, the role `omnirun vmm`: started by the worker, outlives it, and alone talks to the
+//! guest. It runs the monitor, keeps the one connection to the agent, enforces the end time, and leaves nothing but a
+//! few numbers when the guest has ended.
+//!
+//! Its messages are in `omnirun_vmm_api::owner`. Reading order: [`main`], [`owner`] (what it knows), [`start`] (boot or
+//! restore), [`agent`] (the connection), [`serve`] (the socket), [`snapshot`], [`end`] (the wait for an end, and the
+//! teardown).
+
+mod owner;
+
+mod start;
+
+mod agent;
+
+mod serve;
+
+mod answer;
+
+mod relay;
+
+mod snapshot;
+
+mod end;
+
+mod clock;
+
+use std::{fs, io, io::Read, os::unix::fs::DirBuilderExt, process::ExitCode, sync::Arc};
+
+use omnirun_vmm::{choose, store::Template};
+use omnirun_vmm_api::owner::OwnerSpec;
+
+use owner::Owner;
+
+/// The longest spec that is read.
+const SPEC_BYTES_MAX: u64 = 64 * 1024;
+
+/// Exit code for a spec that cannot be carried out; nothing has been started then, and standard error says why.
+const EXIT_BAD_SPEC: u8 = 2;
+
+/// Runs the role: reads an [`OwnerSpec`] from standard input, and returns when its guest has ended.
+pub fn main() -> ExitCode {
+    let started = clock::Started::now();
+    match prepare(started) {
+        Ok(owner) => run(owner),
+        Err(error) => {
+            eprintln!("omnirun vmm: {}", with_causes(&*error));
+            ExitCode::from(EXIT_BAD_SPEC)
+        }
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn prepare(started: clock::Started) -> Result<Owner, AnyError> {
+    let mut text = Vec::new();
+    io::stdin().take(SPEC_BYTES_MAX).read_to_end(&mut text)?;
+    let spec: OwnerSpec = serde_json::from_slice(&text)?;
+    owner::check(&spec)?;
+    let template = Template::open(&spec.store, &spec.template)?;
+    let monitor = choose(spec.monitor)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.state_dir)?;
+    // A process that leads its session already cannot make another one, and need not.
+    let _ = rustix::process::setsid();
+    Ok(Owner::new(spec, template, monitor, started))
+}
+
+fn run(owner: Owner) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("omnirun vmm: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let owner = Arc::new(owner);
+    let code = runtime.block_on(end::live(owner));
+    // A relay may still be copying for somebody who does not read; the guest it copies from is gone.
+    runtime.shutdown_background();
+    code
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

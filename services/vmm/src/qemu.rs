@@ -45,7 +45,8 @@ impl Qemu {
 impl Monitor for Qemu {
     fn identity(&self) -> Result<String, MonitorError> {
         // Asking it for its version costs a process; its file's size and time change with every package.
-        let file = fs::metadata(PROGRAM).map_err(|source| MonitorError::Process { what: "look at", source })?;
+        let file =
+            fs::metadata(PROGRAM).map_err(|source| MonitorError::Process { what: "look at", source })?;
         Ok(format!("qemu.{:x}.{:x}", file.len(), file.mtime()))
     }
 

@@ -96,13 +96,6 @@ impl Template {
     pub fn snapshot_key(&self, monitor: &str, vcpus: Vcpus, memory: MemoryMib) -> String {
         let short = |digest: &str| digest.chars().take(12).collect::<String>();
         let TemplateDigests { kernel, initramfs, root, .. } = &self.digests;
-        format!(
-            "{}-{}-{}-{monitor}-c{}-m{}",
-            short(kernel),
-            short(initramfs),
-            short(root),
-            vcpus.0,
-            memory.0
-        )
+        format!("{}-{}-{}-{monitor}-c{}-m{}", short(kernel), short(initramfs), short(root), vcpus.0, memory.0)
     }
 }

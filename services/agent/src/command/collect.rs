@@ -78,22 +78,25 @@ async fn ended(command: &Command) {
 /// The output from its beginning, as it comes, with the exit at the end. A reader that goes away changes nothing.
 pub fn stream(command: Arc<Command>, framing: Framing) -> Body {
     let changes = command.output.changes();
-    let lines = stream::unfold((command, Place::default(), changes), move |(command, mut place, mut changes)| async move {
-        loop {
-            changes.borrow_and_update();
-            match command.output.next(&mut place) {
-                Next::End => return None,
-                Next::Wait => changes.changed().await.ok()?,
-                Next::Line(line) => {
-                    let text = to_json(&line);
-                    let bytes: Bytes = match framing {
-                        Framing::Lines => [&text[..], b"\n"].concat().into(),
-                        Framing::Events => [b"data: ", &text[..], b"\n\n"].concat().into(),
-                    };
-                    return Some((Ok::<_, io::Error>(Frame::data(bytes)), (command, place, changes)));
+    let lines = stream::unfold(
+        (command, Place::default(), changes),
+        move |(command, mut place, mut changes)| async move {
+            loop {
+                changes.borrow_and_update();
+                match command.output.next(&mut place) {
+                    Next::End => return None,
+                    Next::Wait => changes.changed().await.ok()?,
+                    Next::Line(line) => {
+                        let text = to_json(&line);
+                        let bytes: Bytes = match framing {
+                            Framing::Lines => [&text[..], b"\n"].concat().into(),
+                            Framing::Events => [b"data: ", &text[..], b"\n\n"].concat().into(),
+                        };
+                        return Some((Ok::<_, io::Error>(Frame::data(bytes)), (command, place, changes)));
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     BodyExt::boxed_unsync(StreamBody::new(lines))
 }

@@ -119,7 +119,12 @@ impl Output {
     /// Everything kept of one stream, and whether anything was dropped of either.
     pub fn text(&self, channel: Channel) -> (String, bool) {
         let kept = self.kept();
-        let text = kept.pieces.iter().filter(|piece| piece.channel == channel).map(|piece| piece.text.as_str()).collect();
+        let text = kept
+            .pieces
+            .iter()
+            .filter(|piece| piece.channel == channel)
+            .map(|piece| piece.text.as_str())
+            .collect();
         (text, kept.bytes_dropped > 0)
     }
 

@@ -109,7 +109,10 @@ fn prepare(guest: &Guest, wish: &Spawn) -> Result<(std::process::Command, Pipes)
     command.current_dir(&wish.cwd).process_group(0);
     // std drops the supplementary groups as well when it changes the user of a root process.
     command.uid(wish.user.uid).gid(wish.user.gid);
-    command.stdin(Stdio::from(stdin_read)).stdout(Stdio::from(stdout_write)).stderr(Stdio::from(stderr_write));
+    command
+        .stdin(Stdio::from(stdin_read))
+        .stdout(Stdio::from(stdout_write))
+        .stderr(Stdio::from(stderr_write));
     Ok((command, pipes))
 }
 
@@ -127,11 +130,17 @@ fn nonblocking(fd: OwnedFd) -> io::Result<File> {
 fn refused(error: &io::Error) -> No {
     match error.kind() {
         io::ErrorKind::NotFound => No::invalid("no_interpreter", "the guest has no interpreter for that"),
-        io::ErrorKind::ArgumentListTooLong => {
-            No::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the command and its environment are too long")
-        }
+        io::ErrorKind::ArgumentListTooLong => No::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "the command and its environment are too long",
+        ),
         io::ErrorKind::InvalidInput => No::invalid("bad_command", "the command has a NUL character"),
-        _ => No::new(StatusCode::SERVICE_UNAVAILABLE, "guest_exhausted", "the guest cannot start another process"),
+        _ => No::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "guest_exhausted",
+            "the guest cannot start another process",
+        ),
     }
 }
 
@@ -152,7 +161,11 @@ async fn read(mut pipe: pipe::Receiver, channel: Channel, command: Arc<Command>)
         let whole = if count == 0 { filled } else { whole_characters(&buffer[..filled]) };
         // After the exit line nothing may follow, yet the pipe must be emptied or its writer would block.
         if whole > 0 && command.output.exit_code().is_none() {
-            command.output.push(channel, String::from_utf8_lossy(&buffer[..whole]).into_owned(), clock::stamp());
+            command.output.push(
+                channel,
+                String::from_utf8_lossy(&buffer[..whole]).into_owned(),
+                clock::stamp(),
+            );
         }
         if count == 0 {
             return;

@@ -34,7 +34,14 @@ pub struct Commands(Mutex<BTreeMap<u32, Arc<Command>>>);
 
 impl Command {
     pub fn new(pid: u32, text: Private, output: Output, stdin: Option<pipe::Sender>) -> Self {
-        Self { pid, text, started_at: clock::stamp(), output, stdin: AsyncMutex::new(stdin), ended: Mutex::new(None) }
+        Self {
+            pid,
+            text,
+            started_at: clock::stamp(),
+            output,
+            stdin: AsyncMutex::new(stdin),
+            ended: Mutex::new(None),
+        }
     }
 
     /// Ends the whole process group at once. Harmless when it has ended.
@@ -110,6 +117,7 @@ impl Commands {
     /// One by the text of its pid.
     pub fn get(&self, pid: &str) -> Result<Arc<Command>, No> {
         let pid: Option<u32> = pid.parse().ok();
-        pid.and_then(|pid| self.table().get(&pid).cloned()).ok_or(No::not_found("the guest knows no command with that pid"))
+        pid.and_then(|pid| self.table().get(&pid).cloned())
+            .ok_or(No::not_found("the guest knows no command with that pid"))
     }
 }

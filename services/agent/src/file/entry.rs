@@ -39,9 +39,14 @@ pub fn content(path: &Path) -> Result<Content, No> {
     let mut bytes = Vec::new();
     file.take(CONTENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > CONTENT_BYTES_MAX {
-        return Err(No::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the file is longer than 16 MiB: download it"));
+        return Err(No::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too_large",
+            "the file is longer than 16 MiB: download it",
+        ));
     }
-    let text = String::from_utf8(bytes).map_err(|_| No::invalid("not_text", "the file is not UTF-8 text: download it"))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| No::invalid("not_text", "the file is not UTF-8 text: download it"))?;
     Ok(Content { content: text.into() })
 }
 
@@ -60,7 +65,8 @@ pub fn create(user: &User, path: &Path) -> io::Result<File> {
 
 /// Makes a directory and those above it; what is made belongs to the user.
 pub fn make_directories(user: &User, path: &Path) -> io::Result<()> {
-    let missing: Vec<_> = path.ancestors().take_while(|ancestor| fs::symlink_metadata(ancestor).is_err()).collect();
+    let missing: Vec<_> =
+        path.ancestors().take_while(|ancestor| fs::symlink_metadata(ancestor).is_err()).collect();
     if missing.is_empty() && !path.is_dir() {
         return Err(io::Error::from(io::ErrorKind::NotADirectory));
     }
@@ -90,9 +96,14 @@ pub fn list(path: &Path, depth: u32) -> Result<Vec<Entry>, No> {
                 continue;
             }
         }
-        let mut inside: Vec<_> = fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        let mut inside: Vec<_> =
+            fs::read_dir(&directory)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
         if entries.len() + pending.len() + inside.len() > LISTED_MAX {
-            return Err(No::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "there are more than 10000 entries"));
+            return Err(No::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "there are more than 10000 entries",
+            ));
         }
         inside.sort_unstable_by(|a, b| b.cmp(a));
         pending.extend(inside.into_iter().map(|entry| (entry, depth - 1)));

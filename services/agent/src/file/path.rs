@@ -94,9 +94,12 @@ mod tests {
 
     #[test]
     fn relative_paths_are_in_the_users_home() {
-        for (path, resolved) in
-            [("a", "/home/user/a"), ("./a//b/", "/home/user/a/b"), ("/etc/x", "/etc/x"), ("a..b", "/home/user/a..b")]
-        {
+        for (path, resolved) in [
+            ("a", "/home/user/a"),
+            ("./a//b/", "/home/user/a/b"),
+            ("/etc/x", "/etc/x"),
+            ("a..b", "/home/user/a..b"),
+        ] {
             assert_eq!(resolve(&user(), path).ok(), Some(PathBuf::from(resolved)));
         }
     }
@@ -110,7 +113,8 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = Query::parse(Some("path=%2Fa%20b+c%C3%A9&user=root&other=1&depth=3")).expect("it is well formed");
+        let query =
+            Query::parse(Some("path=%2Fa%20b+c%C3%A9&user=root&other=1&depth=3")).expect("it is well formed");
         assert_eq!((query.path.as_str(), query.user.as_deref(), query.depth), ("/a b cé", Some("root"), 3));
         for bad in ["path=%2", "path=%zz", "path=%ff", "depth=0", "depth=33", "depth=x"] {
             assert!(Query::parse(Some(bad)).is_err());

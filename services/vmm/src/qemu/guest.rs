@@ -28,11 +28,14 @@ pub struct QemuGuest {
 impl QemuGuest {
     /// Boots a guest, or restores one from the memory file.
     pub fn start(spec: &VmSpec, memory: Option<File>) -> Result<Self, MonitorError> {
-        let pair = || UnixStream::pair().map_err(|source| MonitorError::Process { what: "make sockets for", source });
+        let pair = || {
+            UnixStream::pair().map_err(|source| MonitorError::Process { what: "make sockets for", source })
+        };
         let (qmp, qemu_qmp) = pair()?;
         let (port, qemu_port) = pair()?;
         let is_restored = memory.is_some();
-        let handed = Handed { qmp: qemu_qmp.into(), port: qemu_port.into(), incoming: memory.map(OwnedFd::from) };
+        let handed =
+            Handed { qmp: qemu_qmp.into(), port: qemu_port.into(), incoming: memory.map(OwnedFd::from) };
         let Launched { pid, complaints, keeper } = launch(spec, handed)?;
         let mut process = Process::new(pid)?;
         let up = Qmp::greet(qmp).and_then(|mut qmp| {

@@ -9,7 +9,8 @@ use std::{fs, io, os::unix::fs::symlink, path::Path};
 use omnirun_vmm_api::{MonitorError, VmSpec};
 use rustix::{
     mount::{
-        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount,
+        unmount,
     },
     process::{chdir, pivot_root},
     thread::{UnshareFlags, unshare_unsafe},
@@ -33,7 +34,11 @@ pub enum Jail {
 impl Jail {
     /// The strictest that this process can make.
     pub fn strictest() -> Self {
-        if rustix::process::geteuid().is_root() { Self::Own(FIRST_ID + std::process::id()) } else { Self::SameUser }
+        if rustix::process::geteuid().is_root() {
+            Self::Own(FIRST_ID + std::process::id())
+        } else {
+            Self::SameUser
+        }
     }
 
     /// The guest's files as QEMU will name them.
@@ -72,7 +77,10 @@ impl Jail {
         let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         step("separate the mounts", mount_change("/", apart))?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        step("make the root", mount("jail", &root, "tmpfs", flags, Some(c"size=64k,nr_inodes=64,mode=0755")))?;
+        step(
+            "make the root",
+            mount("jail", &root, "tmpfs", flags, Some(c"size=64k,nr_inodes=64,mode=0755")),
+        )?;
         fill(&root, spec)?;
         step("seal the root", mount_remount(&root, flags | MountFlags::RDONLY, c""))?;
         step("enter the root", chdir(&root))?;

@@ -5,9 +5,7 @@ use std::{fs, io, os::fd::OwnedFd};
 use omnirun_vmm_api::{Bytes, Millis, MonitorError, Stats};
 use rustix::{
     io::Errno,
-    process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
-    },
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
 };
 
 /// proc(5): times in /proc/PID/stat are in USER_HZ, which is 100 on every x86 kernel.
@@ -28,7 +26,8 @@ fn failed(what: &'static str) -> impl Fn(Errno) -> MonitorError {
 impl Process {
     /// Takes charge of a child.
     pub fn new(pid: u32) -> Result<Self, MonitorError> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed("name")(Errno::RANGE))?;
+        let pid =
+            i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| failed("name")(Errno::RANGE))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed("watch"))?;
         Ok(Self { pid, pidfd, reaped: None })
     }
@@ -49,7 +48,8 @@ impl Process {
             return Ok(stats);
         }
         let path = format!("/proc/{}/stat", self.id());
-        let text = fs::read_to_string(path).map_err(|source| MonitorError::Process { what: "count", source })?;
+        let text =
+            fs::read_to_string(path).map_err(|source| MonitorError::Process { what: "count", source })?;
         Ok(parse(&text))
     }
 

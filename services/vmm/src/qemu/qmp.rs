@@ -107,7 +107,8 @@ impl Qmp {
         text.push(b'\n');
         let failed = |source: io::Error| MonitorError::Control { command, source };
         let stream = self.stream.get_ref();
-        let sent = sendmsg(stream, &[IoSlice::new(&text)], extra, SendFlags::NOSIGNAL).map_err(|e| failed(e.into()))?;
+        let sent = sendmsg(stream, &[IoSlice::new(&text)], extra, SendFlags::NOSIGNAL)
+            .map_err(|e| failed(e.into()))?;
         io::Write::write_all(&mut &*stream, &text[sent..]).map_err(failed)
     }
 

@@ -1,0 +1,157 @@
+//! The life of the owner process: start, wait for whatever ends the guest, tear down, leave the numbers.
+
+use std::{
+    fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode, sync::Arc, time::Duration,
+};
+
+use omnirun_vmm_api::{
+    Stats, UnixMillis,
+    owner::{EndReason, FINAL, Final, Stage},
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch},
+};
+
+use crate::{
+    clock,
+    owner::{Ending, Owner},
+    serve, start, with_causes,
+};
+
+/// The wall clock may be set while we wait for a time, so it is looked at again at least this often.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
+/// After the teardown, time for the answers to those who asked for it.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// Lives with the guest, from its start to its end.
+pub async fn live(owner: Arc<Owner>) -> ExitCode {
+    let listener = match serve::listen(&owner) {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("omnirun vmm: cannot open the socket in the state directory: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let server = tokio::spawn(serve::serve(owner.clone(), listener));
+    let mut ending = wait(&owner).await;
+    owner.life().stage = Stage::Ending;
+    let left = tear_down(&owner, ending.reason).await;
+    if let Some(tell) = ending.tell.take() {
+        let _ = tell.send(left);
+    }
+    // Others may have asked for the end meanwhile.
+    if let Ok(mut more) = owner.endings.try_lock() {
+        while let Ok(Ending { tell, .. }) = more.try_recv() {
+            tell.map(|tell| tell.send(left));
+        }
+    }
+    tokio::time::sleep(FAREWELL).await;
+    server.abort();
+    ExitCode::SUCCESS
+}
+
+/// Starts the guest and waits for the first reason to end it.
+async fn wait(owner: &Owner) -> Ending {
+    let mut endings = owner.endings.lock().await;
+    let by_itself = |reason| Ending { reason, tell: None };
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(_) => return by_itself(EndReason::StartFailed),
+    };
+    let hung_up = tokio::select! {
+        started = start::start(owner) => match started {
+            Ok(hung_up) => hung_up,
+            Err(error) => {
+                eprintln!("omnirun vmm: {}", with_causes(&error));
+                return by_itself(EndReason::StartFailed);
+            }
+        },
+        Some(ending) = endings.recv() => return ending,
+        _ = terminate.recv() => return by_itself(EndReason::HostStopped),
+    };
+    tokio::select! {
+        biased;
+        Some(ending) = endings.recv() => ending,
+        () = guest_ended(owner) => by_itself(EndReason::GuestExited),
+        () = time_is_up(owner.end.subscribe()) => by_itself(EndReason::EndTime),
+        () = agent_lost(owner, hung_up) => by_itself(EndReason::AgentLost),
+        _ = terminate.recv() => by_itself(EndReason::HostStopped),
+    }
+}
+
+async fn guest_ended(owner: &Owner) {
+    let ended = owner.with_guest(|guest| guest.ended()).await;
+    // A guest that cannot be watched counts as ended: it must not live without its end being seen.
+    if let Some(Ok(fd)) = ended {
+        let _ =
+            tokio::task::spawn_blocking(
+                move || while poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).is_err() {},
+            )
+            .await;
+    }
+}
+
+/// A guest that ends hangs up too, and its end is the better reason, so wait a moment for it. A guest that is being
+/// snapshotted is hung up on by us.
+async fn agent_lost(owner: &Owner, hung_up: oneshot::Receiver<()>) {
+    let _ = hung_up.await;
+    if owner.life().stage == Stage::Ending {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+async fn time_is_up(mut end: watch::Receiver<Option<UnixMillis>>) {
+    loop {
+        let at = *end.borrow_and_update();
+        let left = at.map(|at| Duration::from_millis(at.0.saturating_sub(clock::now().0)));
+        match left {
+            Some(Duration::ZERO) => return,
+            Some(left) => drop(tokio::time::timeout(left.min(CLOCK_LOOK), end.changed()).await),
+            None if end.changed().await.is_err() => std::future::pending().await,
+            None => {}
+        }
+    }
+}
+
+/// Ends the guest and removes everything but the numbers.
+async fn tear_down(owner: &Owner, reason: EndReason) -> Final {
+    let stats = match owner.with_guest(|guest| guest.kill()).await {
+        Some(Ok(stats)) => stats,
+        _ => Stats::default(),
+    };
+    let left = Final { reason, ended_at_ms: clock::now(), usage: owner.usage(&stats) };
+    {
+        let mut life = owner.life();
+        life.agent = None;
+        life.guest = None;
+    }
+    if let Err(error) = leave(&owner.spec.state_dir, &left) {
+        eprintln!("omnirun vmm: cannot tidy up the state directory: {error}");
+    }
+    left
+}
+
+fn leave(directory: &Path, left: &Final) -> io::Result<()> {
+    let text = serde_json::to_vec(left)?;
+    let temporary = directory.join("final.new");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path == temporary {
+            continue;
+        }
+        if path.symlink_metadata()?.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else {
+            fs::remove_file(path)?;
+        }
+    }
+    // Last: whoever sees this file sees that nothing else is left.
+    fs::rename(temporary, directory.join(FINAL))
+}

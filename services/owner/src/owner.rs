@@ -1,0 +1,174 @@
+//! What an owner process knows about its guest.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use omnirun_vmm::store::Template;
+use omnirun_vmm_api::{
+    Guest, Monitor, Stats, UnixMillis,
+    monitor::MonitorError,
+    owner::{Claimed, EndReason, Final, OwnerSpec, Stage, StartFrom, Status, Usage},
+    unit::{Bytes, Millis},
+};
+use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+
+use crate::{agent::Agent, clock};
+
+/// A guest that several requests may touch, one at a time, on threads that may block.
+pub type SharedGuest = Arc<Mutex<Box<dyn Guest>>>;
+
+/// The sandbox that has the guest.
+#[derive(Clone)]
+pub struct Tenancy {
+    pub sandbox_id: String,
+    pub claimed: Claimed,
+    pub since: clock::Started,
+    /// What the guest had used before it was claimed.
+    pub before: Stats,
+}
+
+/// A wish to end the guest, and whom to tell when it is done.
+pub struct Ending {
+    pub reason: EndReason,
+    pub tell: Option<oneshot::Sender<Final>>,
+}
+
+/// What changes while the guest lives.
+pub struct Life {
+    pub stage: Stage,
+    pub started_from: Option<StartFrom>,
+    pub answered_after: Option<Millis>,
+    pub guest: Option<SharedGuest>,
+    pub agent: Option<Agent>,
+    pub tenancy: Option<Tenancy>,
+}
+
+/// The owner of one guest.
+pub struct Owner {
+    pub spec: OwnerSpec,
+    pub template: Template,
+    pub monitor: Arc<dyn Monitor>,
+    pub started: clock::Started,
+    /// Held by a request that changes the stage, so that two cannot mix.
+    pub changing: AsyncMutex<()>,
+    pub end: watch::Sender<Option<UnixMillis>>,
+    pub ending: tokio::sync::mpsc::Sender<Ending>,
+    pub endings: AsyncMutex<tokio::sync::mpsc::Receiver<Ending>>,
+    life: Mutex<Life>,
+}
+
+/// A spec says something impossible.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// The guest's name.
+    #[error("vm_id is not 1 to 64 letters, digits, '_' and '-'")]
+    VmId,
+    /// The shape.
+    #[error("a guest has 1 to 32 vCPUs and 128 to 65536 MiB of memory")]
+    Shape,
+    /// A path.
+    #[error("store and state_dir are absolute paths")]
+    Path,
+}
+
+/// Checks what a type cannot.
+pub fn check(spec: &OwnerSpec) -> Result<(), SpecError> {
+    let is_plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-');
+    if spec.vm_id.is_empty() || spec.vm_id.len() > 64 || !spec.vm_id.bytes().all(is_plain) {
+        return Err(SpecError::VmId);
+    }
+    if !(1..=32).contains(&spec.vcpus.0) || !(128..=65_536).contains(&spec.memory.0) {
+        return Err(SpecError::Shape);
+    }
+    if !spec.store.is_absolute() || !spec.state_dir.is_absolute() {
+        return Err(SpecError::Path);
+    }
+    Ok(())
+}
+
+impl Owner {
+    pub fn new(
+        spec: OwnerSpec,
+        template: Template,
+        monitor: Box<dyn Monitor>,
+        started: clock::Started,
+    ) -> Self {
+        let (ending, endings) = tokio::sync::mpsc::channel(16);
+        Self {
+            spec,
+            template,
+            monitor: monitor.into(),
+            started,
+            changing: AsyncMutex::new(()),
+            end: watch::Sender::new(None),
+            ending,
+            endings: AsyncMutex::new(endings),
+            life: Mutex::new(Life {
+                stage: Stage::Starting,
+                started_from: None,
+                answered_after: None,
+                guest: None,
+                agent: None,
+                tenancy: None,
+            }),
+        }
+    }
+
+    /// What changes. Never held across a wait.
+    pub fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something that blocks with the guest; `None` when there is no guest.
+    pub async fn with_guest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Guest) -> Result<T, MonitorError> + Send + 'static,
+    ) -> Option<Result<T, MonitorError>> {
+        let guest = self.life().guest.clone()?;
+        let done = tokio::task::spawn_blocking(move || {
+            let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&mut **guest)
+        });
+        done.await.ok()
+    }
+
+    /// What the guest has used so far; zeros when it cannot be counted.
+    pub async fn stats(&self) -> Stats {
+        self.with_guest(|guest| guest.stats()).await.and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// What the sandbox has used, the guest having used `now` in all.
+    pub fn usage(&self, now: &Stats) -> Usage {
+        let Some(tenancy) = self.life().tenancy.clone() else { return Usage::default() };
+        let wall = tenancy.since.elapsed();
+        let less = |now: u64, before: u64| now.saturating_sub(before);
+        Usage {
+            wall_ms: wall,
+            vcpu_ms: Millis(less(now.vcpu.0, tenancy.before.vcpu.0)),
+            memory_mib_s: self.spec.memory.held_for(wall),
+            rx_bytes: Bytes(less(now.rx.0, tenancy.before.rx.0)),
+            tx_bytes: Bytes(less(now.tx.0, tenancy.before.tx.0)),
+        }
+    }
+
+    /// Everything about itself.
+    pub async fn status(&self) -> Status {
+        let stats = self.stats().await;
+        let usage = self.usage(&stats);
+        let monitor_pid =
+            self.with_guest(|guest| Ok(guest.process_id())).await.and_then(Result::ok).flatten();
+        let life = self.life();
+        Status {
+            stage: life.stage,
+            vm_id: self.spec.vm_id.clone(),
+            template: self.spec.template.clone(),
+            sandbox_id: life.tenancy.as_ref().map(|tenancy| tenancy.sandbox_id.clone()),
+            end_ms: *self.end.borrow(),
+            started_from: life.started_from,
+            answered_after_ms: life.answered_after,
+            usage,
+            resident_bytes: stats.resident,
+            owner_pid: std::process::id(),
+            monitor_pid,
+        }
+    }
+}

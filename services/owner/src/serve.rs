@@ -1,0 +1,187 @@
+//! The owner's socket: HTTP/2 without TLS, for the worker alone.
+
+use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, sync::Arc};
+
+use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use omnirun_agent_api::{Personalise, Private};
+use omnirun_vmm_api::owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::oneshot,
+};
+
+use crate::{
+    agent::AgentError,
+    answer::{Body, Handled, No, internal, json, nothing, read, refusal},
+    clock,
+    owner::{Ending, Owner, Tenancy},
+    relay::relay,
+    snapshot,
+};
+
+/// Requests that one worker connection may have open.
+const STREAMS_MAX: u32 = 256;
+/// Bytes on the way to the guest for one stream, and for all of a connection.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Opens the socket: for this user only, from its first moment on, since the directory is too.
+pub fn listen(owner: &Owner) -> io::Result<UnixListener> {
+    let path = owner.spec.state_dir.join(SOCKET);
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the socket for ever.
+pub async fn serve(owner: Arc<Owner>, listener: UnixListener) {
+    loop {
+        // Accepting fails only for want of descriptors; those who wait are accepted when some are free.
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(session(owner.clone(), stream))),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn session(owner: Arc<Owner>, stream: UnixStream) {
+    let service = service_fn(move |request| {
+        let owner = owner.clone();
+        async move { Ok::<_, Infallible>(answer(&owner, request).await) }
+    });
+    let served = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(SESSION_WINDOW)
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        .serve_connection(TokioIo::new(stream), service);
+    // However the worker goes away, the guest stays.
+    let _ = served.await;
+}
+
+async fn answer(owner: &Owner, request: Request<Incoming>) -> Response<Body> {
+    route(owner, request).await.unwrap_or_else(refusal)
+}
+
+async fn route(owner: &Owner, request: Request<Incoming>) -> Handled {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    if path.strip_prefix(AGENT).is_some_and(|rest| rest.starts_with('/')) {
+        return relay(owner, parts, body).await;
+    }
+    match (parts.method.as_str(), path) {
+        ("GET", api::STATUS) => Ok(json(&owner.status().await)),
+        ("POST", api::CLAIM) => Ok(json(&claim(owner, read(body).await?).await?)),
+        ("POST", api::END) => {
+            let NewEnd { end_ms } = read(body).await?;
+            owner.end.send_replace(end_ms);
+            Ok(nothing())
+        }
+        ("POST", api::PAUSE) => change(owner, Stage::Paused).await,
+        ("POST", api::RESUME) => change(owner, Stage::Claimed).await,
+        ("POST", api::KILL) => kill(owner, read(body).await?).await,
+        ("POST", api::SNAPSHOT) => {
+            let made = snapshot::take(owner).await;
+            let reason = if made.is_ok() { EndReason::Snapshotted } else { EndReason::StartFailed };
+            if owner.life().stage == Stage::Ending {
+                let _ = owner.ending.send(Ending { reason, tell: None }).await;
+            }
+            Ok(json(&made?))
+        }
+        _ => Err(No::new(hyper::StatusCode::NOT_FOUND, "not_found", "the owner has no such route")),
+    }
+}
+
+/// Gives the guest to a sandbox: personalises it, then counts from here.
+async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
+    let _changing = owner.changing.lock().await;
+    let agent = {
+        let life = owner.life();
+        match (&life.tenancy, life.stage) {
+            (Some(tenancy), _) if tenancy.sandbox_id == wish.sandbox_id => {
+                return Ok(tenancy.claimed.clone());
+            }
+            (Some(_), _) => return Err(No::conflict("already_claimed", "another sandbox has this guest")),
+            (None, Stage::Ready) => life.agent.clone(),
+            (None, _) => None,
+        }
+    };
+    let Some(agent) = agent else {
+        return Err(No::conflict("not_ready", "the guest is not ready to be claimed"));
+    };
+    let before = owner.stats().await;
+    let personalise = Personalise {
+        entropy: entropy()?,
+        now: omnirun_agent_api::UnixMillis(clock::now().0),
+        hostname: wish.hostname,
+        envs: wish.envs.into_iter().map(|(name, value)| (name, Private::from(value))).collect(),
+    };
+    let since = clock::Started::now();
+    let made = match agent.personalise(&personalise).await {
+        Ok(made) => made,
+        Err(AgentError::Refused { status, refusal }) if status.is_client_error() => {
+            return Err(No(status, refusal));
+        }
+        Err(_) => {
+            // Half personalised is not fit for anybody.
+            let _ = owner.ending.send(Ending { reason: EndReason::AgentLost, tell: None }).await;
+            return Err(No::new(
+                hyper::StatusCode::BAD_GATEWAY,
+                "guest_gone",
+                "the guest did not take its identity",
+            ));
+        }
+    };
+    let claimed = Claimed { boot_id: made.boot_id, machine_id: made.machine_id, instance: made.instance };
+    owner.end.send_replace(wish.end_ms);
+    let mut life = owner.life();
+    life.stage = Stage::Claimed;
+    life.tenancy = Some(Tenancy { sandbox_id: wish.sandbox_id, claimed: claimed.clone(), since, before });
+    Ok(claimed)
+}
+
+/// 64 bytes of the host's randomness, as the agent takes them.
+fn entropy() -> Result<Private, No> {
+    let mut bytes = [0_u8; 64];
+    getrandom::fill(&mut bytes).map_err(|_| internal("the host has no randomness"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+}
+
+/// Pauses or resumes a claimed guest.
+async fn change(owner: &Owner, wanted: Stage) -> Handled {
+    let _changing = owner.changing.lock().await;
+    let stage = owner.life().stage;
+    if stage == wanted {
+        return Ok(nothing());
+    }
+    if !matches!(stage, Stage::Claimed | Stage::Paused) {
+        return Err(No::conflict("not_claimed", "no sandbox has this guest"));
+    }
+    let done = owner.with_guest(move |guest| match wanted {
+        Stage::Paused => guest.pause(),
+        _ => guest.resume(),
+    });
+    match done.await {
+        Some(Ok(())) => {
+            owner.life().stage = wanted;
+            Ok(nothing())
+        }
+        _ => Err(internal("the monitor did not do it")),
+    }
+}
+
+async fn kill(owner: &Owner, wish: Kill) -> Handled {
+    if !wish.reason.is_for_callers() {
+        let message = "the reason is not killed, host_stopped or not_needed";
+        return Err(No::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "bad_reason", message));
+    }
+    let (tell, told) = oneshot::channel();
+    let gone = No::new(hyper::StatusCode::GONE, "guest_gone", "the guest has ended");
+    if owner.ending.send(Ending { reason: wish.reason, tell: Some(tell) }).await.is_err() {
+        return Err(gone);
+    }
+    told.await.map(|done| json(&done)).map_err(|_| gone)
+}

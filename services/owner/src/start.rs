@@ -1,0 +1,116 @@
+//! Bringing the guest to life: restored from the template's snapshot, or booted, each with a limit.
+
+use std::{fs::File, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
+
+use omnirun_vmm_api::{
+    Guest, MonitorError, Purpose, VmSpec,
+    owner::{Stage, StartFrom},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    agent::{self, Agent, AgentError},
+    owner::{Owner, SharedGuest},
+    snapshot,
+};
+
+/// Boots tried: a boot that hangs is killed and tried once more.
+const BOOTS_MAX: u32 = 2;
+/// How long a restored guest's first answer may take. It runs already, so it needs no boot's time.
+const RESTORED_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The guest did not come to life.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The monitor failed.
+    #[error("cannot run the guest")]
+    Monitor(#[from] MonitorError),
+    /// The agent failed.
+    #[error("cannot reach the guest's agent")]
+    Agent(#[from] AgentError),
+    /// There is no snapshot and a boot was not wanted.
+    #[error("the template has no snapshot for this shape")]
+    NoSnapshot,
+    /// A thread of ours ended.
+    #[error("the start was interrupted")]
+    Interrupted,
+}
+
+/// A guest whose agent answers.
+pub struct Alive {
+    pub guest: SharedGuest,
+    pub agent: Agent,
+    pub hung_up: oneshot::Receiver<()>,
+    pub from: StartFrom,
+}
+
+/// Starts the guest as its spec wishes and notes it.
+pub async fn start(owner: &Owner) -> Result<oneshot::Receiver<()>, StartError> {
+    let alive = restore_or_boot(owner).await?;
+    let mut life = owner.life();
+    life.stage = Stage::Ready;
+    life.started_from = Some(alive.from);
+    life.answered_after = Some(owner.started.elapsed());
+    life.guest = Some(alive.guest);
+    life.agent = Some(alive.agent);
+    Ok(alive.hung_up)
+}
+
+async fn restore_or_boot(owner: &Owner) -> Result<Alive, StartError> {
+    let wish = if owner.spec.purpose == Purpose::Snapshot { StartFrom::Boot } else { owner.spec.start_from };
+    if wish != StartFrom::Boot {
+        match snapshot::open(owner) {
+            Some(memory) => match bring_up(owner, Some(memory)).await {
+                Ok(alive) => return Ok(alive),
+                Err(error) if wish == StartFrom::Snapshot => return Err(error),
+                // A snapshot that does not come to life is of no use to the next one either.
+                Err(_) => snapshot::discard(owner),
+            },
+            None if wish == StartFrom::Snapshot => return Err(StartError::NoSnapshot),
+            None => {}
+        }
+    }
+    let mut tried = 1;
+    loop {
+        match bring_up(owner, None).await {
+            Ok(alive) => return Ok(alive),
+            Err(StartError::Agent(_)) if tried < BOOTS_MAX => tried += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Starts a guest once and waits for its agent. One that fails is killed when it is dropped.
+async fn bring_up(owner: &Owner, memory: Option<File>) -> Result<Alive, StartError> {
+    let spec = VmSpec {
+        files: owner.template.files.clone(),
+        vcpus: owner.spec.vcpus,
+        memory: owner.spec.memory,
+        state_dir: owner.spec.state_dir.clone(),
+        purpose: owner.spec.purpose,
+    };
+    let (from, limit) = match memory {
+        Some(_) => (StartFrom::Snapshot, RESTORED_WAIT_MAX),
+        None => (StartFrom::Boot, owner.spec.boot_limit.duration()),
+    };
+    let monitor = owner.monitor.clone();
+    let started = tokio::task::spawn_blocking(move || match memory {
+        Some(memory) => monitor.restore(&spec, memory),
+        None => monitor.start(&spec),
+    });
+    let mut guest: Box<dyn Guest> = started.await.map_err(|_| StartError::Interrupted)??;
+    let port = guest.take_port().expect("nobody has taken the port of a guest just started");
+    let guest = Arc::new(Mutex::new(guest));
+    // Until the agent answers, only its process's end can tell that it never will.
+    owner.life().guest = Some(guest.clone());
+    let (agent, hung_up) = agent::connect(port).await?;
+    let outcome = agent.wait_alive(limit).await;
+    if let Err(error) = outcome {
+        owner.life().guest = None;
+        let _ =
+            tokio::task::spawn_blocking(move || guest.lock().unwrap_or_else(PoisonError::into_inner).kill())
+                .await;
+        return Err(error.into());
+    }
+    Ok(Alive { guest, agent, hung_up, from })
+}
