@@ -1,0 +1,116 @@
+//! What every part of a running worker shares.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use omnirun_events::envelope::{Actor, Draft};
+use omnirun_events::event::Event;
+use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
+use omnirun_events::signing::Signer;
+use omnirun_events::subject::SubjectKind;
+use omnirun_events::unit::{Clock, Timestamp};
+use omnirun_projections::Directory;
+use omnirun_projections::sandboxes::Sandbox;
+use omnirun_runner::Live;
+
+use crate::config::{Config, Stores};
+use crate::guests::{Guests, Kind};
+use crate::outbox::{Outbox, commits};
+use crate::template::Template;
+
+/// What every part of a running worker shares. Clones share it.
+#[derive(Clone)]
+pub struct Context {
+    shared: Arc<Shared>,
+}
+
+impl std::ops::Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// The shared parts.
+pub struct Shared {
+    /// The log.
+    pub stores: Stores,
+    /// What the log says.
+    pub directory: Live<Directory>,
+    /// Signs what this host says.
+    pub signer: Arc<Signer>,
+    /// This host.
+    pub host: HostId,
+    /// The time.
+    pub clock: Clock,
+    /// What it offers.
+    pub config: Config,
+    /// The templates it offers, by name.
+    pub templates: BTreeMap<String, Template>,
+    /// What lives here.
+    pub guests: Guests,
+    /// What waits for the log.
+    pub outbox: Outbox,
+    /// Whether the host is being emptied.
+    pub is_draining: AtomicBool,
+}
+
+impl Context {
+    /// The shared parts, made shareable.
+    pub fn new(shared: Shared) -> Self {
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+impl Shared {
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// What a guest for this sandbox is made of.
+    pub fn kind(&self, sandbox: &Sandbox) -> Kind {
+        Kind { template: sandbox.template.clone(), shape: sandbox.shape }
+    }
+
+    /// A sandbox as the log has it.
+    pub fn sandbox(&self, sandbox: SandboxId) -> Option<Sandbox> {
+        self.directory.view(|directory, _| directory.sandboxes.get(sandbox).cloned())
+    }
+
+    /// Whether the host is being emptied.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::SeqCst)
+    }
+
+    /// Whether a sandbox's end is on the log or on its way there.
+    pub fn has_ended(&self, sandbox: SandboxId) -> bool {
+        self.outbox.holds(commits::ended(sandbox))
+            || self.sandbox(sandbox).is_none_or(|sandbox| sandbox.state.is_final())
+    }
+
+    /// A draft about a sandbox, on its own subject.
+    pub fn about(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        commit: CommitId,
+        event: impl Into<Event>,
+    ) -> Draft {
+        self.draft(SubjectKind::Sandbox(account, sandbox), commit, event)
+    }
+
+    /// A draft of one event, said by this host now.
+    pub fn draft(&self, subject: SubjectKind, commit: CommitId, event: impl Into<Event>) -> Draft {
+        Draft {
+            commit,
+            subject: subject.into(),
+            at: self.now(),
+            actor: Actor::Host(self.host),
+            cause: None,
+            events: vec![event.into()],
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The outbox: what happened on this host and is not on the log yet, on this host's disk.
+//!
+//! It holds drafts. Expected position, previous hash and signature are made when one is published ([`publish`]), since another writer may
+//! have appended meanwhile. A draft is on the disk before anybody acts on it and stays until the log has it; commit ids derive from what
+//! happened ([`commits`]), so that whatever is done again after a crash makes the same commit again.
+//!
+//! A draft is stored as an unsigned record that follows nothing: the same bytes that the log keeps, no second format.
+
+pub mod commits;
+
+pub mod publish;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use omnirun_events::codec::{self, DecodeError, EncodeError};
+use omnirun_events::envelope::{Draft, Head, Parts};
+use omnirun_events::id::{CommitId, KeyId};
+use tokio::sync::watch;
+
+/// Place of a draft in the outbox; it only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DraftNumber(u64);
+
+/// The outbox cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// It cannot be opened.
+    #[error("cannot open the outbox in {path}: another worker may be using it")]
+    Open {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sled::Error,
+    },
+    /// Its files are damaged.
+    #[error(
+        "the outbox in {path} is damaged: set the directory aside; readings and ends of sandboxes in it are lost"
+    )]
+    Damaged {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// A draft in it cannot be read.
+    #[error("a draft of the outbox cannot be decoded")]
+    Decode(#[source] DecodeError),
+    /// A draft cannot be written down.
+    #[error("a draft cannot be encoded")]
+    Encode(#[source] EncodeError),
+    /// The disk refuses.
+    #[error("cannot write to the outbox")]
+    Write(#[source] sled::Error),
+    /// The disk does not confirm.
+    #[error("cannot make the outbox durable")]
+    Sync(#[source] io::Error),
+}
+
+/// Drafts that wait for the log. Clones share it.
+#[derive(Clone)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    database: sled::Db,
+    /// The database's own file, for fdatasync: sled's flush does not wait for the disk.
+    file: File,
+    pending: Mutex<Pending>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Pending {
+    last: u64,
+    drafts: BTreeMap<DraftNumber, Draft>,
+    commits: HashSet<CommitId>,
+}
+
+impl Outbox {
+    /// The outbox in this directory with everything that was not published yet. Blocks for the disk.
+    pub fn open(directory: &Path) -> Result<Self, OutboxError> {
+        let path = directory.to_owned();
+        let config = sled::Config::new().path(directory).flush_every_ms(None).mode(sled::Mode::LowSpace);
+        // Damaged files make sled panic while it opens them.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| OutboxError::Damaged { path: path.clone() })?;
+        let database = opened.map_err(|source| OutboxError::Open { path, source })?;
+        let file = File::open(directory.join("db")).map_err(OutboxError::Sync)?;
+        let mut pending = Pending::default();
+        for item in database.iter() {
+            let (key, value) = item.map_err(OutboxError::Write)?;
+            let number = key.as_ref().try_into().map(u64::from_be_bytes);
+            let number = number.map_err(|_| OutboxError::Damaged { path: directory.to_owned() })?;
+            let draft = decode(&value)?;
+            pending.last = pending.last.max(number);
+            pending.commits.insert(draft.commit);
+            pending.drafts.insert(DraftNumber(number), draft);
+        }
+        let shared = Shared { database, file, pending: Mutex::new(pending), changes: watch::Sender::new(0) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Takes drafts in, all or none, in order. When it returns they survive a power cut. A commit that waits already is passed over.
+    pub async fn put(&self, drafts: Vec<Draft>) -> Result<(), OutboxError> {
+        let outbox = self.clone();
+        let done = tokio::task::spawn_blocking(move || outbox.put_blocking(drafts));
+        done.await.expect("writing to the outbox does not panic")
+    }
+
+    /// [`Self::put`] for callers that may block.
+    pub fn put_blocking(&self, drafts: Vec<Draft>) -> Result<(), OutboxError> {
+        let mut pending = self.pending();
+        let mut batch = sled::Batch::default();
+        let mut taken = Vec::new();
+        for draft in drafts.into_iter().filter(|draft| !pending.commits.contains(&draft.commit)) {
+            let number = pending.last + 1 + taken.len() as u64;
+            batch.insert(&number.to_be_bytes(), encode(&draft)?.as_ref());
+            taken.push((DraftNumber(number), draft));
+        }
+        if taken.is_empty() {
+            return Ok(());
+        }
+        self.shared.database.apply_batch(batch).map_err(OutboxError::Write)?;
+        self.sync()?;
+        for (number, draft) in taken {
+            pending.last = number.0;
+            pending.commits.insert(draft.commit);
+            pending.drafts.insert(number, draft);
+        }
+        drop(pending);
+        self.changed();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), OutboxError> {
+        self.shared.database.flush().map_err(OutboxError::Write)?;
+        self.shared.file.sync_data().map_err(OutboxError::Sync)
+    }
+
+    /// Everything that waits, in order.
+    pub fn drafts(&self) -> Vec<(DraftNumber, Draft)> {
+        self.pending().drafts.iter().map(|(number, draft)| (*number, draft.clone())).collect()
+    }
+
+    /// Whether a commit waits.
+    pub fn holds(&self, commit: CommitId) -> bool {
+        self.pending().commits.contains(&commit)
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.pending().drafts.is_empty()
+    }
+
+    /// Lets go of a draft that the log has, or never will. After a power cut it may be back: publishing it again finds it there.
+    pub fn done(&self, number: DraftNumber) -> Result<(), OutboxError> {
+        let mut pending = self.pending();
+        let Some(draft) = pending.drafts.remove(&number) else { return Ok(()) };
+        pending.commits.remove(&draft.commit);
+        drop(pending);
+        self.changed();
+        self.shared.database.remove(number.0.to_be_bytes()).map_err(OutboxError::Write)?;
+        self.shared.database.flush().map(drop).map_err(OutboxError::Write)
+    }
+
+    /// A receiver that changes whenever a draft comes or goes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.shared.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Stands for the key that will sign.
+const UNSIGNED: KeyId = KeyId::from_bytes([0; 16]);
+
+fn encode(draft: &Draft) -> Result<Bytes, OutboxError> {
+    let (header, payload) =
+        codec::header_and_payload(draft, &Head::EMPTY, UNSIGNED).map_err(OutboxError::Encode)?;
+    codec::encode(&Parts { header, payload, signature: Bytes::new() }).map_err(OutboxError::Encode)
+}
+
+fn decode(bytes: &[u8]) -> Result<Draft, OutboxError> {
+    let record = codec::decode(bytes).map_err(OutboxError::Decode)?;
+    let header = record.header;
+    Ok(Draft {
+        commit: header.commit,
+        subject: header.subject,
+        at: header.at,
+        actor: header.actor,
+        cause: header.cause,
+        events: record.events,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use omnirun_events::id::{AccountId, SandboxId};
+    use omnirun_events::sandbox::{FailReason, SandboxFailed};
+    use omnirun_events::subject::SubjectKind;
+    use omnirun_events::unit::Timestamp;
+    use omnirun_events::{Actor, HostId};
+
+    use super::*;
+
+    fn draft(commit: u8) -> Draft {
+        let (account, sandbox) = (AccountId::from_bytes([1; 16]), SandboxId::from_bytes([commit; 16]));
+        Draft {
+            commit: CommitId::from_bytes([commit; 16]),
+            subject: SubjectKind::Sandbox(account, sandbox).into(),
+            at: Timestamp(7),
+            actor: Actor::Host(HostId::from_bytes([3; 16])),
+            cause: Some(CommitId::from_bytes([4; 16])),
+            events: vec![SandboxFailed { reason: FailReason::BootFailed }.into()],
+        }
+    }
+
+    fn commits(outbox: &Outbox) -> Vec<CommitId> {
+        outbox.drafts().into_iter().map(|(_, draft)| draft.commit).collect()
+    }
+
+    #[test]
+    fn what_was_put_is_there_in_order_after_opening_again() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let outbox = Outbox::open(directory.path()).expect("a new one");
+        outbox.put_blocking(vec![draft(2), draft(1)]).expect("room");
+        outbox.put_blocking(vec![draft(3)]).expect("room");
+        outbox.done(outbox.drafts()[0].0).expect("writable");
+        drop(outbox);
+        let outbox = Outbox::open(directory.path()).expect("the same one");
+        assert_eq!(outbox.drafts()[0].1, draft(1));
+        assert_eq!(commits(&outbox), [draft(1).commit, draft(3).commit]);
+        outbox.put_blocking(vec![draft(4)]).expect("room");
+        assert_eq!(commits(&outbox).last(), Some(&draft(4).commit));
+    }
+
+    #[test]
+    fn a_commit_that_waits_is_not_taken_twice() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let outbox = Outbox::open(directory.path()).expect("a new one");
+        outbox.put_blocking(vec![draft(1)]).expect("room");
+        outbox.put_blocking(vec![draft(1)]).expect("room");
+        assert_eq!(commits(&outbox), [draft(1).commit]);
+        assert!(outbox.holds(draft(1).commit));
+    }
+
+    #[test]
+    fn two_workers_cannot_share_an_outbox() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let _first = Outbox::open(directory.path()).expect("a new one");
+        assert!(matches!(Outbox::open(directory.path()), Err(OutboxError::Open { .. })));
+    }
+}
