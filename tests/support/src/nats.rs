@@ -58,9 +58,25 @@ impl NatsServer {
         child.wait().expect("a killed child can be waited for");
     }
 
-    /// Kills the server if it runs and starts it again with the same port and store.
-    pub fn restart(&mut self) {
+    /// Asks the process to end and waits until it has. Twice changes nothing.
+    pub fn stop(&mut self) {
+        if self.child.is_none() {
+            return;
+        }
+        self.signal(Signal::TERM);
+        wait_until(READY, || self.has_exited().then_some(())).expect("a server that is asked to end does");
+        self.child = None;
+    }
+
+    /// Crashes the server if it runs and starts it again with the same port and store.
+    pub fn restart_after_kill(&mut self) {
         self.kill();
+        self.launch();
+    }
+
+    /// As an operator restarts it: asked to end, and started again with the same port and store.
+    pub fn restart(&mut self) {
+        self.stop();
         self.launch();
     }
 

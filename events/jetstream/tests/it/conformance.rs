@@ -1,4 +1,4 @@
-//! The suite that every store passes, on a real server; a restart is a crash of the server's process.
+//! The suite that every store passes, on a real server; a restart is what an operator does. Crashes are in `faults`.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,15 +8,13 @@ use omnirun_events::log::conformance::Harness;
 use omnirun_jetstream::JetStreamLog;
 use omnirun_test_support::NatsServer;
 
-mod common;
-
 /// The server of one case.
 #[derive(Default)]
 struct JetStream(Mutex<Option<NatsServer>>);
 
 impl JetStream {
     async fn connect(&self, url: &str) -> Arc<dyn Store> {
-        let log = JetStreamLog::connect(&common::options(url)).await;
+        let log = JetStreamLog::connect(&crate::common::options(url)).await;
         Arc::new(log.expect("the server is new enough and has the streams"))
     }
 }
@@ -24,7 +22,7 @@ impl JetStream {
 #[async_trait]
 impl Harness for JetStream {
     async fn create(&self) -> Arc<dyn Store> {
-        let server = common::server().await;
+        let server = crate::common::server().await;
         let url = server.url();
         *self.0.lock().expect("no case panicked while it held the server") = Some(server);
         self.connect(&url).await

@@ -10,8 +10,6 @@ use omnirun_events::*;
 use omnirun_jetstream::JetStreamLog;
 use tokio::time::timeout;
 
-mod common;
-
 /// No wait of these tests is longer.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -25,7 +23,7 @@ fn entry(n: u8, expected: Sequence, label: &str) -> Entry {
 }
 
 async fn connect(url: &str) -> JetStreamLog {
-    let mut options = common::options(url);
+    let mut options = crate::common::options(url);
     options.answer_within = Millis(500);
     JetStreamLog::connect(&options).await.expect("the server is up and has the streams")
 }
@@ -41,7 +39,7 @@ fn texts(records: &[Stored]) -> Vec<String> {
 /// Single appends and batches that were sent to a frozen server, time out there, and are settled once it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_that_timed_out_is_settled_and_stored_once() {
-    let server = common::server().await;
+    let server = crate::common::server().await;
     let log = connect(&server.url()).await;
     server.pause();
     let singles = join_all((0..8).map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("one {n}"))))));
@@ -63,8 +61,8 @@ async fn an_append_that_timed_out_is_settled_and_stored_once() {
 /// Patience ends before the server comes back: the writer is told that it is unknown, and the same batch later tells.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outcome_that_stays_unknown_is_said_so_and_a_later_retry_tells() {
-    let server = common::server().await;
-    let mut options = common::options(&server.url());
+    let server = crate::common::server().await;
+    let mut options = crate::common::options(&server.url());
     (options.answer_within, options.settle_within) = (Millis(200), Millis(500));
     let log = JetStreamLog::connect(&options).await.expect("up");
     server.pause();
@@ -80,7 +78,7 @@ async fn an_outcome_that_stays_unknown_is_said_so_and_a_later_retry_tells() {
 /// Another writer may have been first while the outcome was unknown: that is a conflict, not a success.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conflict_is_found_even_if_it_came_with_a_time_out() {
-    let server = common::server().await;
+    let server = crate::common::server().await;
     let (log, other) = (connect(&server.url()).await, connect(&server.url()).await);
     let first = other.append_all(Batch::one(entry(1, Sequence::NONE, "other"))).await.expect("first");
     server.pause();
@@ -97,7 +95,7 @@ async fn a_conflict_is_found_even_if_it_came_with_a_time_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_under_load_loses_nothing_acknowledged_and_doubles_nothing() {
     const WRITERS: u8 = 24;
-    let mut server = common::server().await;
+    let mut server = crate::common::server().await;
     let log = connect(&server.url()).await;
     let stop = AtomicBool::new(false);
     let mut cursor = log.read(Log::Events, Filter::all(), Sequence::NONE).await.expect("up");
@@ -110,7 +108,7 @@ async fn a_server_killed_under_load_loses_nothing_acknowledged_and_doubles_nothi
                 seen.extend(page.expect("a lost connection is no error").records);
             }
             if kills < 2 {
-                tokio::task::block_in_place(|| server.restart());
+                tokio::task::block_in_place(|| server.restart_after_kill());
             }
         }
         stop.store(true, Ordering::SeqCst);
@@ -156,7 +154,7 @@ async fn write_until(log: &JetStreamLog, n: u8, stop: &AtomicBool) -> Vec<(Strin
 /// A follower that has seen nothing yet, at a position far into the log, is not sent the log's beginning after a reconnect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_at_the_end_is_handed_only_what_is_new_after_a_restart() {
-    let mut server = common::server().await;
+    let mut server = crate::common::server().await;
     let log = connect(&server.url()).await;
     let mut last = Sequence::NONE;
     for i in 0..30 {
@@ -165,7 +163,7 @@ async fn a_follower_at_the_end_is_handed_only_what_is_new_after_a_restart() {
     let mut cursor = log.read(Log::Events, Filter::all(), last).await.expect("up");
     let waiting = timeout(Duration::from_millis(300), cursor.next(10, Tail::Wait)).await;
     assert!(waiting.is_err(), "there is nothing after the end");
-    tokio::task::block_in_place(|| server.restart());
+    tokio::task::block_in_place(|| server.restart_after_kill());
     let batch = Batch::one(entry(1, last, "new"));
     let (page, appended) = tokio::join!(timeout(LIMIT, cursor.next(10, Tail::Wait)), log.append_all(batch));
     let page = page.expect("the follower comes back").expect("a lost connection is no error");
@@ -175,7 +173,7 @@ async fn a_follower_at_the_end_is_handed_only_what_is_new_after_a_restart() {
 /// The log in memory is gone with its server, and there again for the same connection and for a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_in_challenges_can_be_written_after_a_restart() {
-    let mut server = common::server().await;
+    let mut server = crate::common::server().await;
     let log = connect(&server.url()).await;
     let subject = |n| Subject::from(SubjectKind::ChallengeUsed(ChallengeId::from_bytes([n; 16])));
     let used = |n| {
@@ -183,12 +181,12 @@ async fn sign_in_challenges_can_be_written_after_a_restart() {
         Batch::one(Entry { subject: subject(n), expected: Sequence::NONE, commit, record: "used".into() })
     };
     log.append_all(used(1)).await.expect("up");
-    tokio::task::block_in_place(|| server.restart());
+    tokio::task::block_in_place(|| server.restart_after_kill());
     log.append_all(used(2)).await.expect("it is made anew");
     assert_eq!(log.last(&subject(1)).await.expect("up"), None);
     assert!(log.last(&subject(2)).await.expect("up").is_some());
-    tokio::task::block_in_place(|| server.restart());
+    tokio::task::block_in_place(|| server.restart_after_kill());
     assert_eq!(log.head(Log::Auth).await.expect("up"), Sequence::NONE);
-    tokio::task::block_in_place(|| server.restart());
+    tokio::task::block_in_place(|| server.restart_after_kill());
     assert_eq!(connect(&server.url()).await.last(&subject(2)).await.expect("up"), None);
 }

@@ -1,5 +1,4 @@
 //! What every test of this crate starts from: a server with the streams, and options with the patience of a test.
-#![allow(dead_code, reason = "each test program takes what it needs of it")]
 
 use omnirun_events::Millis;
 use omnirun_jetstream::connect::connect;

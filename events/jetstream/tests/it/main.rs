@@ -1,0 +1,5 @@
+//! The store against real servers; one program, so that it links once.
+
+mod common;
+mod conformance;
+mod faults;
