@@ -1,22 +1,18 @@
-//! A place in a stream: a few records are asked for one by one, more arrive by an ordered push consumer.
+//! A place in a stream: a few records are asked for one by one, more arrive by a feed.
 //!
-//! A consumer costs the server memory until half a minute after its reader has gone, so short reads (a command that folds one
-//! subject) do without. The client library restarts an ordered consumer after a lost connection, but from the
-//! stream's beginning if nothing had arrived yet; what was already handed out is dropped here, and the feed opened anew.
+//! A feed costs the server a consumer until a few seconds after its reader has gone, so short reads (a command that folds one
+//! subject) do without.
 
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::push::{Ordered, OrderedConfig};
 use async_trait::async_trait;
-use futures_util::{FutureExt, StreamExt};
 use omnirun_events::log::{Cursor, PAGE_RECORDS_MAX, Page, ReadError, Stored, Tail};
 use omnirun_events::{Filter, Log, Sequence};
-use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
-use crate::error::{Reason, Source, unavailable};
+use crate::error::{Reason, unavailable};
+use crate::feed::{Broken, Feed};
 use crate::server::{Server, stored};
 use crate::streams;
 
@@ -38,7 +34,7 @@ pub(crate) struct StreamCursor {
     /// The last record that matched when the leader was last asked.
     target: Sequence,
     steps_left: usize,
-    feed: Option<Ordered>,
+    feed: Option<Feed>,
 }
 
 impl StreamCursor {
@@ -46,63 +42,49 @@ impl StreamCursor {
         Self { server, log, filter, through: after, target: Sequence::NONE, steps_left: STEPS, feed: None }
     }
 
-    /// What has arrived, without waiting.
+    /// Adds what has arrived, without waiting.
     fn arrived(&mut self, mut records: Vec<Stored>, limit: usize) -> Result<Page, ReadError> {
         while records.len() < limit
-            && let Some(feed) = &mut self.feed
-            // Without this, tokio would pretend every so often that nothing has arrived.
-            && let Some(Some(Ok(message))) = unconstrained(feed.next()).now_or_never()
+            && let Some(arrived) = self.feed.as_mut().and_then(Feed::arrived)
         {
-            match self.take(message) {
-                Ok(Some(record)) => records.push(record),
-                Ok(None) => {}
-                // What came before it is good and has been counted; the bad one is read again by the next call.
-                Err(_) if !records.is_empty() => break,
-                Err(error) => return Err(error),
+            match arrived {
+                Err(broken) => self.drop_feed(&broken),
+                Ok((sequence, message)) => match self.take(sequence, message) {
+                    Ok(record) => records.push(record),
+                    // What came before it is good and has been counted; the bad one is read again by the next call.
+                    Err(_) if !records.is_empty() => break,
+                    Err(error) => return Err(error),
+                },
             }
         }
         Ok(Page { records, through: self.through })
     }
 
-    /// Accepts the feed's next message. None, and no feed, if it had been handed out before.
-    fn take(&mut self, message: Message) -> Result<Option<Stored>, ReadError> {
-        let sequence = match message.info() {
-            Ok(info) => Sequence(info.stream_sequence),
-            Err(error) => return Err(self.fail(error)),
-        };
-        if sequence <= self.through {
-            self.feed = None;
-            return Ok(None);
-        }
+    /// Counts the feed's next record as handed out; if it cannot be, the feed ends and the next one brings it again.
+    fn take(&mut self, sequence: Sequence, message: Message) -> Result<Stored, ReadError> {
         let subject = message.subject.clone();
         let record = stored(self.log, sequence, &subject, message.message.payload).inspect_err(|_| self.feed = None)?;
         self.through = sequence;
-        Ok(Some(record))
+        Ok(record)
     }
 
-    fn fail(&mut self, error: impl Into<Source>) -> ReadError {
+    fn drop_feed(&mut self, broken: &Broken) {
+        tracing::warn!(log = %self.log, reason = %broken, "the feed of a log broke off; it is opened again where it ended");
         self.feed = None;
-        unavailable(self.log, error)
     }
 
     /// Waits for the feed's next record. Dropping the future loses nothing: a message is taken and counted in one step.
     async fn wait(&mut self) -> Result<Stored, ReadError> {
         loop {
             if self.feed.is_none() {
-                let opened = open(&self.server, self.log, &self.filter, self.through).await;
+                let opened = Feed::open(&self.server, self.log, &self.filter, self.through).await;
                 self.feed = Some(opened.map_err(|error| unavailable(self.log, error))?);
             }
             let Some(feed) = &mut self.feed else { continue };
             match feed.next().await {
-                Some(Ok(message)) => {
-                    if let Some(record) = self.take(message)? {
-                        return Ok(record);
-                    }
-                }
-                failed => {
-                    self.feed = None;
-                    let error = failed.and_then(Result::err).map(|error| error.to_string());
-                    tracing::warn!(log = %self.log, error, "the feed of a log broke off and is opened again");
+                Ok((sequence, message)) => return self.take(sequence, message),
+                Err(broken) => {
+                    self.drop_feed(&broken);
                     tokio::time::sleep(REOPEN).await;
                 }
             }
@@ -166,7 +148,7 @@ impl StreamCursor {
                     let first = first?;
                     return self.arrived(vec![first], limit);
                 }
-                Err(_) if Instant::now() >= end => return Err(self.fail(Reason::NoDelivery)),
+                Err(_) if Instant::now() >= end => return Err(unavailable(self.log, Reason::NoDelivery)),
                 Err(_) => self.target = Sequence::NONE,
             }
         }
@@ -196,19 +178,4 @@ impl Cursor for StreamCursor {
             }
         }
     }
-}
-
-async fn open(server: &Server, log: Log, filter: &Filter, after: Sequence) -> Result<Ordered, Source> {
-    let client = server.context.client();
-    let config = OrderedConfig {
-        deliver_subject: client.new_inbox(),
-        filter_subject: filter.as_str().to_owned(),
-        deliver_policy: match after {
-            Sequence::NONE => DeliverPolicy::All,
-            after => DeliverPolicy::ByStartSequence { start_sequence: after.next().0 },
-        },
-        ..OrderedConfig::default()
-    };
-    let consumer = server.stream(log).await.create_consumer(config).await?;
-    Ok(consumer.messages().await?)
 }

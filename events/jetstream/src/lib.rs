@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Reading order: [`connect`] and [`streams`] (what is asked of a server before anything is written to it), `publish` (one try
-//! on the wire), `settle` (what became of it), `committer` (many writers, one fsync), then `cursor`, `queue` and `erase`.
+//! on the wire), `settle` (what became of it), `committer` (many writers, one fsync), then `cursor` with its `feed`, `queue` and `erase`.
 //!
 //! What this store cannot see: a server that lost its end, after bit rot or a power cut without `sync_interval: always`,
 //! starts with a shorter stream, says nothing, and gives the lost numbers again. Whoever keeps positions (checkpoints, the head
@@ -23,6 +23,7 @@ mod committer;
 mod cursor;
 mod erase;
 mod error;
+mod feed;
 mod publish;
 mod queue;
 mod read;

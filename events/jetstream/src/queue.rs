@@ -55,7 +55,10 @@ async fn join(server: &Server, log: Log, filter: &Filter, name: &ConsumerName) -
         max_ack_pending: -1,
         ..pull::Config::default()
     };
-    match stream.get_or_create_consumer(name.0, config).await {
+    if let Ok(consumer) = stream.get_consumer(name.0).await {
+        return Ok(consumer);
+    }
+    match stream.create_consumer_strict(config).await {
         Ok(consumer) => Ok(consumer),
         // Two joined at once and the other was first, perhaps with another filter.
         Err(error) => stream.get_consumer(name.0).await.map_err(|_| error.into()),
