@@ -13,11 +13,18 @@ use crate::wait_until;
 /// How long a server may take to accept connections; recovering a test's store takes a fraction of it.
 const READY: Duration = Duration::from_secs(30);
 
+/// What a server is started with.
+enum Setup {
+    /// The configuration of a test, and more lines of it.
+    Minimal(String),
+    /// A file as it is, and the variables that it asks for.
+    File(PathBuf, Vec<(String, String)>),
+}
+
 /// A running server. Dropping it kills the process and removes the directory.
 pub struct NatsServer {
     directory: TempDir,
-    /// Lines of configuration after the ones that every test server has.
-    extra: String,
+    setup: Setup,
     /// Known once the first start has chosen it; later starts use it again, so that clients find the way back.
     port: Option<u16>,
     child: Option<Child>,
@@ -34,8 +41,18 @@ impl NatsServer {
 
     /// As [`NatsServer::start`], with more lines of configuration, such as users and their permissions.
     pub fn start_with(extra: &str) -> Self {
+        Self::start_setup(Setup::Minimal(extra.to_owned()))
+    }
+
+    /// Starts a server with a configuration file as it is. The file takes its address from `OMNIRUN_NATS_LISTEN` and its store
+    /// from `OMNIRUN_NATS_STORE`, which are set here; other variables are the caller's.
+    pub fn start_file(config: &Path, variables: Vec<(String, String)>) -> Self {
+        Self::start_setup(Setup::File(config.to_owned(), variables))
+    }
+
+    fn start_setup(setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let mut server = Self { directory, extra: extra.to_owned(), port: None, child: None };
+        let mut server = Self { directory, setup, port: None, child: None };
         server.launch();
         server
     }
@@ -96,22 +113,33 @@ impl NatsServer {
     }
 
     fn launch(&mut self) {
-        let config = self.directory.path().join("nats.conf");
-        std::fs::write(&config, self.config()).expect("the temporary directory can be written");
-        let log = std::fs::File::create(self.directory.path().join("server.log")).expect("as above");
-        let child = Command::new(binary())
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the installed server starts");
-        let ports = self.directory.path().join(format!("nats-server_{}.ports", child.id()));
+        let directory = self.directory.path();
+        let log = std::fs::File::create(directory.join("server.log")).expect("the directory can be written");
+        let mut command = Command::new(binary());
+        match &self.setup {
+            Setup::Minimal(extra) => {
+                let config = directory.join("nats.conf");
+                std::fs::write(&config, self.minimal(extra)).expect("the directory can be written");
+                command.arg("--config").arg(config);
+            }
+            Setup::File(path, variables) => {
+                command.arg("--config").arg(path).envs(variables.iter().cloned());
+                command.env("OMNIRUN_NATS_LISTEN", self.address()).env("OMNIRUN_NATS_STORE", self.store());
+            }
+        }
+        command.arg("--ports_file_dir").arg(directory);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().expect("the installed server starts");
+        let ports = directory.join(format!("nats-server_{}.ports", child.id()));
         self.child = Some(child);
         let port = wait_until(READY, || self.has_exited().then_some(None).or_else(|| port(&ports).map(Some)));
+        assert!(port.flatten().is_some(), "the server did not become ready: {}", self.log());
         self.port = port.flatten();
-        assert!(self.port.is_some(), "the server did not become ready: {}", self.log());
+    }
+
+    /// Where the server listens: on a port that it chooses, and later on the same.
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port.map_or(-1, i32::from))
     }
 
     fn has_exited(&mut self) -> bool {
@@ -123,14 +151,10 @@ impl NatsServer {
         std::fs::read_to_string(self.directory.path().join("server.log")).unwrap_or_default()
     }
 
-    fn config(&self) -> String {
-        let directory = self.directory.path().display();
-        let port = self.port.map_or(-1, i32::from);
-        let extra = &self.extra;
-        format!(
-            "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
-             jetstream {{ store_dir: \"{directory}/store\", sync_interval: always }}\n{extra}\n"
-        )
+    fn minimal(&self, extra: &str) -> String {
+        let (address, store) = (self.address(), self.store());
+        let store = store.display();
+        format!("listen: \"{address}\"\njetstream {{ store_dir: \"{store}\", sync_interval: always }}\n{extra}\n")
     }
 }
 
