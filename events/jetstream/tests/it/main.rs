@@ -2,6 +2,7 @@
 
 mod common;
 mod conformance;
+mod details;
 mod faults;
 mod permissions;
 mod streams;
