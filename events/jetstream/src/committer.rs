@@ -6,10 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use omnirun_events::log::{AppendError, Entry};
 use omnirun_events::{Log, Sequence};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
 
 use crate::error::Reason;
 use crate::publish::{Sent, positions, send};
@@ -22,6 +25,13 @@ pub(crate) use round::Known;
 
 /// Commits that wait for their round; more wait in `append`.
 const QUEUE: usize = 1024;
+
+/// Fewer commits than this go one behind the other instead: a batch costs the server some 2.5 ms of staging whatever its size, a
+/// single message one fsync of about 0.2 ms.
+const WORTH_A_BATCH: usize = 12;
+
+/// How long a round waits for the writers of the last one to come again. A fraction of what a batch takes.
+const LINGER: Duration = Duration::from_millis(1);
 
 type Answer = Result<Sequence, AppendError>;
 
@@ -70,23 +80,40 @@ struct Desk {
 
 async fn run(desk: Desk, mut queue: mpsc::Receiver<Waiting>) {
     let mut waiting = VecDeque::new();
+    let mut last_round = 0;
     loop {
         if waiting.is_empty() {
             let Some(first) = queue.recv().await else { return };
             waiting.push_back(first);
         }
-        while waiting.len() < QUEUE
-            && let Ok(next) = queue.try_recv()
-        {
-            waiting.push_back(next);
-        }
+        gather(&mut waiting, &mut queue, last_round).await;
         let round = round::take(&mut waiting, &desk.known);
         for stale in round.stale {
             desk.settle(stale, Begin::Look);
         }
-        if !round.together.is_empty() {
+        last_round = round.together.len();
+        if last_round >= WORTH_A_BATCH {
             desk.commit(round.together).await;
+        } else {
+            join_all(round.together.into_iter().map(|one| desk.commit(vec![one]))).await;
         }
+    }
+}
+
+/// Takes what is in the queue. After a batch, whose writers were all answered at once and are about to come again, waits a
+/// moment for as many: without it, every other batch is a small one.
+async fn gather(waiting: &mut VecDeque<Waiting>, queue: &mut mpsc::Receiver<Waiting>, last_round: usize) {
+    let until = tokio::time::Instant::now() + LINGER;
+    while waiting.len() < QUEUE {
+        let next = match queue.try_recv() {
+            Ok(next) => next,
+            Err(_) if last_round < WORTH_A_BATCH || waiting.len() >= last_round => return,
+            Err(_) => match timeout_at(until, queue.recv()).await {
+                Ok(Some(next)) => next,
+                Ok(None) | Err(_) => return,
+            },
+        };
+        waiting.push_back(next);
     }
 }
 
@@ -127,7 +154,9 @@ impl Desk {
             let Waiting { entry, answer } = waiting;
             let outcome = settle::append(&desk.server, std::slice::from_ref(&entry), begin).await;
             match &outcome {
-                Ok(positions) => positions.iter().for_each(|position| desk.known.note(&entry.subject, *position)),
+                Ok(positions) => {
+                    positions.iter().for_each(|position| desk.known.note(&entry.subject, *position))
+                }
                 Err(AppendError::Conflict { subject, actual }) => desk.known.note(subject, *actual),
                 Err(_) => {}
             }

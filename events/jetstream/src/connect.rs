@@ -191,7 +191,9 @@ fn basics(options: &Options) -> ConnectOptions {
         .custom_inbox_prefix(&options.inbox_prefix)
         .request_timeout(Some(duration(options.answer_within)))
         .connection_timeout(duration(options.answer_within))
-        .reconnect_delay_callback(|tries| RECONNECT_MAX.min(Duration::from_millis(50).saturating_mul(tries as u32)))
+        .reconnect_delay_callback(|tries| {
+            RECONNECT_MAX.min(Duration::from_millis(50).saturating_mul(tries as u32))
+        })
         .event_callback(|event| async move { report(&event) });
     match &options.tls {
         Tls::ByAddress => connection,
@@ -239,7 +241,8 @@ impl JetStreamLog {
             outcome: duration(options.settle_within),
             acknowledgement: duration(options.acknowledge_within),
         };
-        let context = ContextBuilder::new().timeout(patience.answer).backpressure_on_inflight(true).build(client);
+        let context =
+            ContextBuilder::new().timeout(patience.answer).backpressure_on_inflight(true).build(client);
         let (memory, kept): (Vec<Log>, Vec<Log>) = options.logs.iter().partition(|log| **log == Log::Auth);
         let replicas = try_join_all(kept.iter().map(|log| check_stream(&context, *log))).await?;
         let replicas = replicas.into_iter().max_by_key(|replicas| replicas.0).unwrap_or(Replicas(1));

@@ -63,7 +63,8 @@ impl StreamCursor {
     /// Counts the feed's next record as handed out; if it cannot be, the feed ends and the next one brings it again.
     fn take(&mut self, sequence: Sequence, message: Message) -> Result<Stored, ReadError> {
         let subject = message.subject.clone();
-        let record = stored(self.log, sequence, &subject, message.message.payload).inspect_err(|_| self.feed = None)?;
+        let record = stored(self.log, sequence, &subject, message.message.payload)
+            .inspect_err(|_| self.feed = None)?;
         self.through = sequence;
         Ok(record)
     }

@@ -3,8 +3,8 @@
 //! A purge leaves the bytes in the server's files until it compacts them. Deleting a message by its number overwrites it at once,
 //! at the price of rewriting its block (6.5 ms, measured), which only KEYS is small enough for.
 
-use async_nats::jetstream::stream::DeleteMessageErrorKind;
 use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::stream::DeleteMessageErrorKind;
 use async_trait::async_trait;
 use omnirun_events::log::{EraseError, read_to_end};
 use omnirun_events::{Erase, Filter, Log, Sequence, Subject};
@@ -66,7 +66,8 @@ impl JetStreamLog {
                 Ok(_) => overwritten += 1,
                 Err(error) => match error.kind() {
                     // Somebody else overwrote it first.
-                    DeleteMessageErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::NO_MESSAGE_FOUND => {}
+                    DeleteMessageErrorKind::JetStream(refusal)
+                        if refusal.error_code() == ErrorCode::NO_MESSAGE_FOUND => {}
                     _ => return Err(error.into()),
                 },
             }

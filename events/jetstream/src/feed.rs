@@ -64,7 +64,12 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    pub(crate) async fn open(server: &Server, log: Log, filter: &Filter, after: Sequence) -> Result<Self, Source> {
+    pub(crate) async fn open(
+        server: &Server,
+        log: Log,
+        filter: &Filter,
+        after: Sequence,
+    ) -> Result<Self, Source> {
         let client = server.context.client();
         let connection = connection(&client);
         let inbox = client.new_inbox();

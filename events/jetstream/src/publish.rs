@@ -5,8 +5,8 @@
 
 use async_nats::HeaderMap;
 use async_nats::header::{
-    NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-    NATS_MESSAGE_ID,
+    NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
+    NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID,
 };
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
@@ -87,9 +87,13 @@ async fn send_batch(server: &Server, entries: &[&Entry]) -> Result<Sequence, Pub
     let Some((last, rest)) = entries.split_last() else { return Err(PublishErrorKind::Other.into()) };
     for (index, entry) in rest.iter().enumerate() {
         let headers = batch_headers(entry, id, index + 1);
-        let sent = client.publish_with_headers(entry.subject.as_str().to_owned(), headers, entry.record.clone()).await;
+        let sent = client
+            .publish_with_headers(entry.subject.as_str().to_owned(), headers, entry.record.clone())
+            .await;
         sent.map_err(|error| match error.kind() {
-            async_nats::client::PublishErrorKind::MaxPayloadExceeded => PublishErrorKind::MaxPayloadExceeded.into(),
+            async_nats::client::PublishErrorKind::MaxPayloadExceeded => {
+                PublishErrorKind::MaxPayloadExceeded.into()
+            }
             _ => PublishError::with_source(PublishErrorKind::Other, error),
         })?;
     }
@@ -107,7 +111,9 @@ fn batch_headers(entry: &Entry, id: &str, sequence: usize) -> HeaderMap {
 
 fn classify(error: PublishError) -> Sent {
     if error.kind() == PublishErrorKind::MaxPayloadExceeded {
-        return Sent::Full("a record is larger than the server's max_payload; raise it in nats.conf".to_owned());
+        return Sent::Full(
+            "a record is larger than the server's max_payload; raise it in nats.conf".to_owned(),
+        );
     }
     match code(&error) {
         // On three servers, and within batches, the conflict has a code of its own, which the client does not know as one.
@@ -116,12 +122,14 @@ fn classify(error: PublishError) -> Sent {
             | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
             | ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE,
         ) => Sent::Refused,
-        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => {
-            Sent::Full("a record is larger than the stream's max_msg_size; run omnirun ops streams apply".to_owned())
-        }
-        Some(ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::STREAM_STORE_FAILED) => {
-            Sent::Full("give nats-server more room: its disk, or max_file_store in nats.conf".to_owned())
-        }
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => Sent::Full(
+            "a record is larger than the stream's max_msg_size; run omnirun ops streams apply".to_owned(),
+        ),
+        Some(
+            ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::STREAM_STORE_FAILED,
+        ) => Sent::Full("give nats-server more room: its disk, or max_file_store in nats.conf".to_owned()),
         _ => Sent::Unknown(error.into()),
     }
 }

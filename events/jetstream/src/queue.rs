@@ -42,7 +42,12 @@ impl Queue for JetStreamLog {
 }
 
 /// The group's consumer, made by the first to join.
-async fn join(server: &Server, log: Log, filter: &Filter, name: &ConsumerName) -> Result<PullConsumer, Source> {
+async fn join(
+    server: &Server,
+    log: Log,
+    filter: &Filter,
+    name: &ConsumerName,
+) -> Result<PullConsumer, Source> {
     let stream = server.stream(log).await;
     let config = pull::Config {
         durable_name: Some(name.0.to_owned()),

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{Context, Error, ErrorCode};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{InfoError, LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::jetstream::{Context, Error, ErrorCode};
 use omnirun_events::log::{Position, ReadError, Stored};
 use omnirun_events::{Filter, Log, Sequence, Subject};
 
@@ -105,7 +105,12 @@ fn is_missing(error: &InfoError) -> bool {
 }
 
 /// The record in a message.
-pub(crate) fn stored(log: Log, sequence: Sequence, subject: &str, record: bytes::Bytes) -> Result<Stored, ReadError> {
+pub(crate) fn stored(
+    log: Log,
+    sequence: Sequence,
+    subject: &str,
+    record: bytes::Bytes,
+) -> Result<Stored, ReadError> {
     let subject: Subject = subject.parse().map_err(|_| foreign(log, sequence))?;
     if subject.log() != log {
         return Err(foreign(log, sequence));

@@ -29,13 +29,20 @@ pub(crate) enum Begin {
 /// What the leader shows.
 enum Shown {
     Stored(Vec<Sequence>),
-    Conflict { subject: Subject, actual: Sequence },
+    Conflict {
+        subject: Subject,
+        actual: Sequence,
+    },
     /// None of the entries, and nothing in their way.
     Nothing,
 }
 
 /// Appends `entries`, which are of one log and of different subjects, all or none.
-pub(crate) async fn append(server: &Server, entries: &[Entry], begin: Begin) -> Result<Vec<Sequence>, AppendError> {
+pub(crate) async fn append(
+    server: &Server,
+    entries: &[Entry],
+    begin: Begin,
+) -> Result<Vec<Sequence>, AppendError> {
     let Some(log) = entries.first().map(|entry| entry.subject.log()) else { return Ok(Vec::new()) };
     let end = Instant::now() + server.patience.outcome;
     let all: Vec<&Entry> = entries.iter().collect();

@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Compression, Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{self, ErrorCode};
 use omnirun_events::{Filter, Log};
 
@@ -104,15 +106,30 @@ pub(crate) fn differences(wanted: &Config, found: &Config) -> Vec<Difference> {
     compare("retention", Impossible, &wanted.retention, &found.retention);
     compare("storage", Impossible, &wanted.storage, &found.storage);
     compare("max_consumers", Impossible, &wanted.max_consumers, &found.max_consumers);
-    compare("deny_delete", if found.deny_delete { Impossible } else { Possible }, &wanted.deny_delete, &found.deny_delete);
-    compare("deny_purge", if found.deny_purge { Impossible } else { Possible }, &wanted.deny_purge, &found.deny_purge);
+    compare(
+        "deny_delete",
+        if found.deny_delete { Impossible } else { Possible },
+        &wanted.deny_delete,
+        &found.deny_delete,
+    );
+    compare(
+        "deny_purge",
+        if found.deny_purge { Impossible } else { Possible },
+        &wanted.deny_purge,
+        &found.deny_purge,
+    );
     compare("sealed", Impossible, &wanted.sealed, &found.sealed);
     compare("mirror", Impossible, &wanted.mirror.is_some(), &found.mirror.is_some());
     compare("persist_mode", Impossible, &persistence(wanted), &persistence(found));
     compare("subjects", Possible, &wanted.subjects, &found.subjects);
     compare("discard", Possible, &wanted.discard, &found.discard);
     compare("max_msgs", Possible, &wanted.max_messages, &found.max_messages);
-    compare("max_msgs_per_subject", Possible, &wanted.max_messages_per_subject, &found.max_messages_per_subject);
+    compare(
+        "max_msgs_per_subject",
+        Possible,
+        &wanted.max_messages_per_subject,
+        &found.max_messages_per_subject,
+    );
     compare("max_bytes", Possible, &wanted.max_bytes, &found.max_bytes);
     compare("max_msg_size", Possible, &wanted.max_message_size, &found.max_message_size);
     compare("max_age", Possible, &wanted.max_age, &found.max_age);
@@ -125,7 +142,12 @@ pub(crate) fn differences(wanted: &Config, found: &Config) -> Vec<Difference> {
     compare("no_ack", Possible, &wanted.no_ack, &found.no_ack);
     compare("compression", Possible, &compression(wanted), &compression(found));
     compare("sources", Possible, &wanted.sources.is_some(), &found.sources.is_some());
-    compare("subject_transform", Possible, &wanted.subject_transform.is_some(), &found.subject_transform.is_some());
+    compare(
+        "subject_transform",
+        Possible,
+        &wanted.subject_transform.is_some(),
+        &found.subject_transform.is_some(),
+    );
     all
 }
 
@@ -152,7 +174,10 @@ pub enum Applied {
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// It differs in settings that no update changes; nothing was done to it.
-    #[error("the stream {log} cannot be changed to what is wanted: {}; export it, and make it anew", list(differences))]
+    #[error(
+        "the stream {log} cannot be changed to what is wanted: {}; export it, and make it anew",
+        list(differences)
+    )]
     Fixed {
         /// The log.
         log: Log,
@@ -183,7 +208,10 @@ pub enum ApplyError {
 ///
 /// Only on an operator's word, and never to mend a stream that was there yesterday: a server started with a wrong encryption key
 /// or another directory says that a stream does not exist, and creating it then deletes its data.
-pub async fn apply_streams(client: &async_nats::Client, replicas: Replicas) -> Result<Vec<(Log, Applied)>, ApplyError> {
+pub async fn apply_streams(
+    client: &async_nats::Client,
+    replicas: Replicas,
+) -> Result<Vec<(Log, Applied)>, ApplyError> {
     let context = jetstream::new(client.clone());
     let mut applied = Vec::new();
     for log in Log::kept().chain([Log::Auth]) {
@@ -199,8 +227,9 @@ async fn apply(context: &jetstream::Context, log: Log, replicas: Replicas) -> Re
         let stream = context.create_stream(config.clone()).await.map_err(|error| failed(error.into()))?;
         return kept(log, &config, &stream.cached_info().config).map(|()| Applied::Created);
     };
-    let (fixed, changeable): (Vec<_>, Vec<_>) =
-        differences(&config, &found).into_iter().partition(|difference| difference.change == Change::Impossible);
+    let (fixed, changeable): (Vec<_>, Vec<_>) = differences(&config, &found)
+        .into_iter()
+        .partition(|difference| difference.change == Change::Impossible);
     if !fixed.is_empty() {
         return Err(ApplyError::Fixed { log, differences: fixed });
     }
@@ -208,7 +237,12 @@ async fn apply(context: &jetstream::Context, log: Log, replicas: Replicas) -> Re
         return Ok(Applied::Unchanged);
     }
     // What we have no opinion on, such as where the copies are placed, stays.
-    let config = Config { placement: found.placement, metadata: found.metadata, description: found.description, ..config };
+    let config = Config {
+        placement: found.placement,
+        metadata: found.metadata,
+        description: found.description,
+        ..config
+    };
     let info = context.update_stream(&config).await.map_err(|error| failed(error.into()))?;
     kept(log, &config, &info.config).map(|()| Applied::Updated(changeable))
 }
@@ -217,7 +251,9 @@ async fn look(context: &jetstream::Context, log: Log) -> Result<Option<Config>, 
     match context.get_stream(log.to_string()).await {
         Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
             _ => Err(error.into()),
         },
     }

@@ -41,14 +41,27 @@ mod tests {
 
     #[test]
     fn servers_that_keep_the_promises_are_taken() {
-        for version in ["2.12.15", "2.12.16", "2.14.4", "2.14.5-RC.1", "2.15.0", "2.15.1", "v2.15.1", "3.0.0"] {
+        for version in ["2.12.15", "2.12.16", "2.14.4", "2.14.5-RC.1", "2.15.0", "2.15.1", "v2.15.1", "3.0.0"]
+        {
             assert_eq!(check(version), Ok(()), "{version}");
         }
     }
 
     #[test]
     fn older_servers_are_refused_with_what_to_install() {
-        for version in ["2.9.10", "2.11.12", "2.12.14", "2.12.15-RC.1", "2.13.99", "2.14.0", "2.14.3", "1.99.99", "", "2.15", "x"] {
+        for version in [
+            "2.9.10",
+            "2.11.12",
+            "2.12.14",
+            "2.12.15-RC.1",
+            "2.13.99",
+            "2.14.0",
+            "2.14.3",
+            "1.99.99",
+            "",
+            "2.15",
+            "x",
+        ] {
             let refused = check(version).expect_err(version);
             assert_eq!(refused.found, version);
             assert!(refused.to_string().contains("install 2.12.15, 2.14.4 or newer"), "{refused}");

@@ -154,7 +154,9 @@ impl NatsServer {
     fn minimal(&self, extra: &str) -> String {
         let (address, store) = (self.address(), self.store());
         let store = store.display();
-        format!("listen: \"{address}\"\njetstream {{ store_dir: \"{store}\", sync_interval: always }}\n{extra}\n")
+        format!(
+            "listen: \"{address}\"\njetstream {{ store_dir: \"{store}\", sync_interval: always }}\n{extra}\n"
+        )
     }
 }
 

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_round_has_one_commit_of_each_subject_and_leaves_the_rest_in_order() {
-        let mut queue = VecDeque::from([waiting(1, 0, 1), waiting(1, 5, 1), waiting(2, 0, 1), waiting(1, 6, 1)]);
+        let mut queue =
+            VecDeque::from([waiting(1, 0, 1), waiting(1, 5, 1), waiting(2, 0, 1), waiting(1, 6, 1)]);
         let round = take(&mut queue, &Known::default());
         assert_eq!(names(&round.together), [(subject(1), 0), (subject(2), 0)]);
         assert!(round.stale.is_empty());

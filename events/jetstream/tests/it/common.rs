@@ -8,7 +8,8 @@ use omnirun_test_support::NatsServer;
 /// A server with every stream.
 pub async fn server() -> NatsServer {
     let server = NatsServer::start();
-    let client = connect(&options(&server.url())).await.expect("a server that was just started takes connections");
+    let client =
+        connect(&options(&server.url())).await.expect("a server that was just started takes connections");
     apply_streams(&client, Replicas(1)).await.expect("a new server takes every stream");
     server
 }

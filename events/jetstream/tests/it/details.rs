@@ -32,12 +32,15 @@ async fn start() -> (NatsServer, JetStreamLog) {
 }
 
 async fn connect(server: &NatsServer) -> JetStreamLog {
-    JetStreamLog::connect(&common::options(&server.url())).await.expect("the server is up and has the streams")
+    JetStreamLog::connect(&common::options(&server.url()))
+        .await
+        .expect("the server is up and has the streams")
 }
 
 /// Appends to `count` subjects at once, one record each.
 async fn fill(log: &JetStreamLog, subjects: std::ops::Range<u16>) -> Vec<Sequence> {
-    let writers = subjects.map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("record {n}")))));
+    let writers =
+        subjects.map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("record {n}")))));
     join_all(writers).await.into_iter().map(|answer| answer.expect("nobody else writes")[0]).collect()
 }
 
@@ -52,11 +55,16 @@ async fn writers_that_share_a_batch_with_a_stale_one_are_all_answered_rightly() 
     let (server, log) = start().await;
     let other = connect(&server).await;
     let taken = fill(&other, 0..5).await;
-    let answers = join_all((0..60).map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("mine {n}")))))).await;
+    let answers =
+        join_all((0..60).map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("mine {n}"))))))
+            .await;
     for (n, answer) in answers.iter().enumerate() {
         match taken.get(n) {
             Some(position) => {
-                assert!(matches!(answer, Err(AppendError::Conflict { actual, .. }) if actual == position), "{answer:?}");
+                assert!(
+                    matches!(answer, Err(AppendError::Conflict { actual, .. }) if actual == position),
+                    "{answer:?}"
+                );
             }
             None => assert!(answer.is_ok(), "{n}: {answer:?}"),
         }
@@ -90,7 +98,8 @@ async fn two_processes_that_race_on_the_same_subjects_build_one_chain_each() {
     }));
     let chains = timeout(LIMIT, chains).await.expect("somebody always wins");
     for subject in 0..10 {
-        let mut links: Vec<_> = chains.iter().filter(|(n, _)| *n == subject).flat_map(|(_, links)| links).collect();
+        let mut links: Vec<_> =
+            chains.iter().filter(|(n, _)| *n == subject).flat_map(|(_, links)| links).collect();
         links.sort();
         assert_eq!(links.len(), 20);
         assert!(links.windows(2).all(|pair| pair[0].1 == pair[1].0), "{links:?}");
@@ -103,7 +112,10 @@ async fn a_record_beyond_the_servers_limit_is_refused_with_what_to_do() {
     let mut large = entry(1, Sequence::NONE, "large");
     large.record = vec![0; 2 << 20].into();
     let answer = log.append_all(Batch::one(large)).await;
-    assert!(matches!(&answer, Err(AppendError::Full { remedy, .. }) if remedy.contains("max_payload")), "{answer:?}");
+    assert!(
+        matches!(&answer, Err(AppendError::Full { remedy, .. }) if remedy.contains("max_payload")),
+        "{answer:?}"
+    );
     fill(&log, 2..3).await;
 }
 
@@ -135,9 +147,12 @@ async fn the_end_is_found_when_nothing_matches_or_the_last_records_are_gone() {
     let (_server, log) = start().await;
     let positions = fill(&log, 0..30).await;
     let head = *positions.iter().max().expect("thirty");
-    for filter in [Filter::from_text("sys.>"), Filter::from_text("no such.subject"), Filter::from_text("key.>")] {
+    for filter in
+        [Filter::from_text("sys.>"), Filter::from_text("no such.subject"), Filter::from_text("key.>")]
+    {
         let mut cursor = log.read(Log::Events, filter, Sequence::NONE).await.expect("lazily opened");
-        let page = timeout(LIMIT, cursor.next(10, Tail::Return)).await.expect("it does not wait").expect("up");
+        let page =
+            timeout(LIMIT, cursor.next(10, Tail::Return)).await.expect("it does not wait").expect("up");
         assert_eq!((page.records.len(), page.through), (0, head));
     }
     let mut cursor = log.read(Log::Events, Filter::all(), Sequence(20)).await.expect("lazily opened");
@@ -171,7 +186,8 @@ async fn dropping_a_waiting_reader_again_and_again_loses_nothing() {
         }
         seen
     };
-    let (written, seen) = timeout(LIMIT, async { tokio::join!(writer, reader) }).await.expect("the reader gets there");
+    let (written, seen) =
+        timeout(LIMIT, async { tokio::join!(writer, reader) }).await.expect("the reader gets there");
     assert_eq!(seen, written);
 }
 

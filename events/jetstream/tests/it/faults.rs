@@ -42,16 +42,21 @@ async fn an_append_that_timed_out_is_settled_and_stored_once() {
     let server = crate::common::server().await;
     let log = connect(&server.url()).await;
     server.pause();
-    let singles = join_all((0..8).map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("one {n}"))))));
+    let singles =
+        join_all((0..8).map(|n| log.append_all(Batch::one(entry(n, Sequence::NONE, &format!("one {n}"))))));
     let pair = Batch::new(vec![entry(20, Sequence::NONE, "pair a"), entry(21, Sequence::NONE, "pair b")]);
     let pair = log.append_all(pair.expect("two subjects of one log"));
     let both = async { tokio::join!(singles, pair) };
     tokio::pin!(both);
     // Longer than the patience for one answer: every first try is given up while the server is frozen.
-    assert!(timeout(Duration::from_millis(1_200), &mut both).await.is_err(), "a frozen server answers nobody");
+    assert!(
+        timeout(Duration::from_millis(1_200), &mut both).await.is_err(),
+        "a frozen server answers nobody"
+    );
     server.resume();
     let (singles, pair) = timeout(LIMIT, both).await.expect("the outcome is known soon after");
-    let mut answered: Vec<_> = singles.into_iter().flat_map(|answer| answer.expect("nobody else wrote")).collect();
+    let mut answered: Vec<_> =
+        singles.into_iter().flat_map(|answer| answer.expect("nobody else wrote")).collect();
     answered.extend(pair.expect("nobody else wrote"));
     answered.sort();
     let stored: Vec<_> = everything(&log).await.into_iter().map(|stored| stored.sequence).collect();
@@ -87,7 +92,10 @@ async fn a_conflict_is_found_even_if_it_came_with_a_time_out() {
     assert!(timeout(Duration::from_millis(700), &mut mine).await.is_err(), "a frozen server answers nobody");
     server.resume();
     let answer = timeout(LIMIT, mine).await.expect("the outcome is known soon after");
-    assert!(matches!(&answer, Err(AppendError::Conflict { actual, .. }) if *actual == first[0]), "{answer:?}");
+    assert!(
+        matches!(&answer, Err(AppendError::Conflict { actual, .. }) if *actual == first[0]),
+        "{answer:?}"
+    );
     assert_eq!(texts(&everything(&other).await), ["other"]);
 }
 

@@ -63,7 +63,11 @@ fn sandbox(n: u8) -> SubjectKind {
 }
 
 fn usage() -> SubjectKind {
-    SubjectKind::Usage(Slot::all().next().expect("there are fourteen"), account(), SandboxId::from_bytes([1; 16]))
+    SubjectKind::Usage(
+        Slot::all().next().expect("there are fourteen"),
+        account(),
+        SandboxId::from_bytes([1; 16]),
+    )
 }
 
 #[tokio::test]
@@ -73,7 +77,11 @@ async fn commands_writes_every_log_but_meters_and_erases() {
     logs.push(Log::Auth);
     let log = installation.log("commands", &logs).await;
     let challenge = ChallengeId::from_bytes([1; 16]);
-    let kinds = [SubjectKind::Account(account()), SubjectKind::AccountKey(account()), SubjectKind::ChallengeUsed(challenge)];
+    let kinds = [
+        SubjectKind::Account(account()),
+        SubjectKind::AccountKey(account()),
+        SubjectKind::ChallengeUsed(challenge),
+    ];
     for kind in kinds {
         log.append_all(batch(kind)).await.expect("commands may write this");
         let subject = Subject::from(kind);
@@ -91,7 +99,9 @@ async fn a_gateway_reads_events_and_writes_nothing() {
     for n in 0..40 {
         commands.append_all(batch(sandbox(n))).await.expect("commands may write");
     }
-    let seen = read_to_end(&gateway, Log::Events, Filter::all(), Sequence::NONE).await.expect("a gateway may follow");
+    let seen = read_to_end(&gateway, Log::Events, Filter::all(), Sequence::NONE)
+        .await
+        .expect("a gateway may follow");
     assert_eq!(seen.len(), 40);
     gateway.append_all(batch(sandbox(99))).await.expect_err("a gateway may not write");
     gateway.purge_all(Log::Events, Filter::all()).await.expect_err("nor erase");
@@ -119,7 +129,10 @@ async fn a_worker_takes_requests_and_writes_lives_and_meters_only() {
     for kind in [SubjectKind::Account(account()), SubjectKind::Admission(other), SubjectKind::KeyRing] {
         worker.append_all(batch(kind)).await.expect_err("a worker may not write this");
     }
-    assert!(worker.consume(Log::Events, Filter::all(), ConsumerName("others")).await.is_err(), "nor join another group");
+    assert!(
+        worker.consume(Log::Events, Filter::all(), ConsumerName("others")).await.is_err(),
+        "nor join another group"
+    );
     worker.purge_all(usage().log(), Filter::all()).await.expect_err("nor erase meters");
 }
 
@@ -130,7 +143,8 @@ async fn a_projector_closes_statements_and_purges_what_expired() {
     let logs: Vec<_> = Log::kept().filter(|log| *log != Log::Keys).collect();
     let projector = installation.log("projector", &logs).await;
     worker.append_all(batch(usage())).await.expect("a worker may meter");
-    let mut meters = projector.read(usage().log(), Filter::all(), Sequence::NONE).await.expect("lazily opened");
+    let mut meters =
+        projector.read(usage().log(), Filter::all(), Sequence::NONE).await.expect("lazily opened");
     assert_eq!(meters.next(10, Tail::Wait).await.expect("a projector may follow meters").records.len(), 1);
     assert_eq!(projector.purge_all(usage().log(), Filter::all()).await.expect("and purge them"), 1);
     projector.append_all(batch(SubjectKind::Erasure)).await.expect("and leave a tombstone");

@@ -58,7 +58,10 @@ async fn a_stream_that_drops_old_records_is_refused_and_can_be_mended() {
     assert!(refused.to_string().contains("max_msgs is 1000, wanted -1"), "{refused}");
     let applied = apply_streams(&context.client(), Replicas(1)).await.expect("this can be changed");
     let (log, what) = &applied[0];
-    assert!(matches!((log, what), (Log::Events, Applied::Updated(changes)) if changes.len() == 1), "{what:?}");
+    assert!(
+        matches!((log, what), (Log::Events, Applied::Updated(changes)) if changes.len() == 1),
+        "{what:?}"
+    );
     JetStreamLog::connect(&common::options(&server.url())).await.expect("as wanted now");
 }
 
