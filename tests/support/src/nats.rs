@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::wait_until;
@@ -97,9 +97,11 @@ impl NatsServer {
         self.launch();
     }
 
-    /// Freezes the process: connections stay open and nobody answers.
+    /// Freezes the process: connections stay open and nobody answers. When it returns, every thread has stopped; the signal alone
+    /// would leave them a moment to answer in.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        waitid(WaitId::Pid(self.pid()), WaitIdOptions::STOPPED).expect("a child can be waited for");
     }
 
     /// Lets a frozen process go on.
@@ -108,8 +110,11 @@ impl NatsServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("the server runs");
-        kill_process(Pid::from_child(child), signal).expect("a child that was not waited for has its pid");
+        kill_process(self.pid(), signal).expect("a child that was not waited for has its pid");
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("the server runs"))
     }
 
     fn launch(&mut self) {
