@@ -18,6 +18,5 @@ pub async fn server() -> NatsServer {
 pub fn options(url: &str) -> Options {
     let mut options = Options::new(url);
     options.acknowledge_within = Millis(1_000);
-    options.answer_within = Millis(2_000);
     options
 }

@@ -191,6 +191,37 @@ async fn dropping_a_waiting_reader_again_and_again_loses_nothing() {
     assert_eq!(seen, written);
 }
 
+/// The server goes on sending while the follower's connection is down: what was sent then is fetched, not skipped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_connection_breaks_again_and_again_misses_nothing() {
+    const RECORDS: usize = 600;
+    let (server, log) = start().await;
+    let follower = connect(&server).await;
+    let mut cursor = follower.read(Log::Events, Filter::all(), Sequence::NONE).await.expect("lazily opened");
+    let writer = async {
+        let mut written = Vec::new();
+        for n in 0..RECORDS as u16 {
+            written.extend(fill(&log, n..n + 1).await);
+        }
+        written
+    };
+    let reader = async {
+        let (mut seen, mut cuts) = (Vec::new(), 0);
+        while seen.len() < RECORDS {
+            let page = cursor.next(5, Tail::Wait).await.expect("a lost connection is no error");
+            seen.extend(page.records.into_iter().map(|stored| stored.sequence));
+            if seen.len() > cuts * 100 {
+                cuts += 1;
+                follower.client().force_reconnect().await.expect("the client runs");
+            }
+        }
+        seen
+    };
+    let (written, seen) =
+        timeout(LIMIT, async { tokio::join!(writer, reader) }).await.expect("the reader gets there");
+    assert_eq!(seen, written);
+}
+
 /// Later, to any member; and not while somebody says that it is still at it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_delivers_again_when_it_was_asked_to_and_not_while_work_goes_on() {
