@@ -1,15 +1,21 @@
 //! Real servers and a real client for tests and the demo: `omnirun up` as a process, an SMTP server, HTTP.
 //!
-//! Nothing here knows what is asserted; that is in `tests/promises` and `tests/it`.
+//! Each server listens on a free port of the loopback interface and has a directory of its own. Nothing here knows what is asserted;
+//! that is in the tests that use it.
 
 pub mod http;
+pub mod nats;
 pub mod smtp;
 pub mod up;
+mod wait;
 
 pub mod demo;
 pub mod world;
 
 use std::path::PathBuf;
+
+pub use nats::NatsServer;
+pub use wait::wait_until;
 
 /// The project's root directory.
 pub fn root() -> PathBuf {

@@ -1,0 +1,153 @@
+//! `nats.conf` as it is in the repository: what each role can do, and that it can do no more.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use nkeys::KeyPair;
+use omnirun_events::log::{ConsumerName, Tail, read_to_end};
+use omnirun_events::*;
+use omnirun_jetstream::connect::connect;
+use omnirun_jetstream::{Identity, JetStreamLog, Options, Replicas, apply_streams};
+use omnirun_test_support::NatsServer;
+
+const ROLES: [&str; 6] = ["commands", "gateway", "worker", "projector", "mailer", "ops"];
+
+/// A server with the repository's configuration, and everybody's key.
+struct Installation {
+    server: NatsServer,
+    keys: HashMap<&'static str, KeyPair>,
+}
+
+impl Installation {
+    async fn start() -> Self {
+        let keys: HashMap<_, _> = ROLES.into_iter().map(|role| (role, KeyPair::new_user())).collect();
+        let mut variables: Vec<_> = keys
+            .iter()
+            .map(|(role, key)| (format!("OMNIRUN_NKEY_{}", role.to_uppercase()), key.public_key()))
+            .collect();
+        variables.push(("OMNIRUN_NATS_NAME".to_owned(), "test".to_owned()));
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nats.conf");
+        let installation = Self { server: NatsServer::start_file(&config, variables), keys };
+        let ops = connect(&installation.options("ops")).await.expect("ops may connect");
+        apply_streams(&ops, Replicas(1)).await.expect("ops may create streams");
+        installation
+    }
+
+    fn options(&self, role: &'static str) -> Options {
+        let mut options = Options::new(self.server.url());
+        options.identity = Identity::Nkey(self.keys[role].seed().expect("a new key has a seed"));
+        options.inbox_prefix = format!("_INBOX.{role}");
+        // What is refused times out.
+        (options.answer_within, options.settle_within) = (Millis(300), Millis(600));
+        options
+    }
+
+    async fn log(&self, role: &'static str, logs: &[Log]) -> JetStreamLog {
+        let mut options = self.options(role);
+        options.logs = logs.to_vec();
+        JetStreamLog::connect(&options).await.expect("the role may look at its logs")
+    }
+}
+
+fn account() -> AccountId {
+    AccountId::from_bytes([1; 16])
+}
+
+fn batch(kind: SubjectKind) -> Batch {
+    let commit = CommitId::from_bytes([9; 16]);
+    Batch::one(Entry { subject: kind.into(), expected: Sequence::NONE, commit, record: "record".into() })
+}
+
+fn sandbox(n: u8) -> SubjectKind {
+    SubjectKind::Sandbox(account(), SandboxId::from_bytes([n; 16]))
+}
+
+fn usage() -> SubjectKind {
+    SubjectKind::Usage(
+        Slot::all().next().expect("there are fourteen"),
+        account(),
+        SandboxId::from_bytes([1; 16]),
+    )
+}
+
+#[tokio::test]
+async fn commands_writes_every_log_but_meters_and_erases() {
+    let installation = Installation::start().await;
+    let mut logs: Vec<_> = Log::kept().collect();
+    logs.push(Log::Auth);
+    let log = installation.log("commands", &logs).await;
+    let challenge = ChallengeId::from_bytes([1; 16]);
+    let kinds = [
+        SubjectKind::Account(account()),
+        SubjectKind::AccountKey(account()),
+        SubjectKind::ChallengeUsed(challenge),
+    ];
+    for kind in kinds {
+        log.append_all(batch(kind)).await.expect("commands may write this");
+        let subject = Subject::from(kind);
+        assert!(log.last(&subject).await.expect("commands may read it").is_some());
+        assert_eq!(log.purge_all(kind.log(), Filter::exactly(&subject)).await.expect("and erase it"), 1);
+    }
+    log.append_all(batch(usage())).await.expect_err("only workers meter");
+}
+
+#[tokio::test]
+async fn a_gateway_reads_events_and_writes_nothing() {
+    let installation = Installation::start().await;
+    let commands = installation.log("commands", &[Log::Events]).await;
+    let gateway = installation.log("gateway", &[Log::Events]).await;
+    for n in 0..40 {
+        commands.append_all(batch(sandbox(n))).await.expect("commands may write");
+    }
+    let seen = read_to_end(&gateway, Log::Events, Filter::all(), Sequence::NONE)
+        .await
+        .expect("a gateway may follow");
+    assert_eq!(seen.len(), 40);
+    gateway.append_all(batch(sandbox(99))).await.expect_err("a gateway may not write");
+    gateway.purge_all(Log::Events, Filter::all()).await.expect_err("nor erase");
+    assert!(gateway.last(&SubjectKind::AccountKey(account()).into()).await.is_err(), "nor read keys");
+    assert_eq!(commands.head(Log::Events).await.expect("up"), Sequence(40));
+    apply_streams(&gateway.client(), Replicas(3)).await.expect_err("nor change a stream");
+}
+
+#[tokio::test]
+async fn a_worker_takes_requests_and_writes_lives_and_meters_only() {
+    let installation = Installation::start().await;
+    let commands = installation.log("commands", &[Log::Events]).await;
+    let worker = installation.log("worker", &[Log::Events, usage().log()]).await;
+    commands.append_all(batch(SubjectKind::Admission(account()))).await.expect("commands may write");
+    let group = worker.consume(Log::Events, Filter::admissions(), ConsumerName("workers")).await;
+    let delivery = group.expect("a worker may join its group").next().await.expect("and take from it");
+    delivery.receipt.acknowledge().await.expect("and answer");
+    for kind in [sandbox(1), usage()] {
+        worker.append_all(batch(kind)).await.expect("a worker may write this");
+        assert!(worker.last(&kind.into()).await.expect("and read it").is_some());
+    }
+    let mut cursor = worker.read(Log::Events, Filter::all(), Sequence::NONE).await.expect("lazily opened");
+    assert_eq!(cursor.next(10, Tail::Wait).await.expect("a worker may follow").records.len(), 2);
+    let other = AccountId::from_bytes([2; 16]);
+    for kind in [SubjectKind::Account(account()), SubjectKind::Admission(other), SubjectKind::KeyRing] {
+        worker.append_all(batch(kind)).await.expect_err("a worker may not write this");
+    }
+    assert!(
+        worker.consume(Log::Events, Filter::all(), ConsumerName("others")).await.is_err(),
+        "nor join another group"
+    );
+    worker.purge_all(usage().log(), Filter::all()).await.expect_err("nor erase meters");
+}
+
+#[tokio::test]
+async fn a_projector_closes_statements_and_purges_what_expired() {
+    let installation = Installation::start().await;
+    let worker = installation.log("worker", &[usage().log()]).await;
+    let logs: Vec<_> = Log::kept().filter(|log| *log != Log::Keys).collect();
+    let projector = installation.log("projector", &logs).await;
+    worker.append_all(batch(usage())).await.expect("a worker may meter");
+    let mut meters =
+        projector.read(usage().log(), Filter::all(), Sequence::NONE).await.expect("lazily opened");
+    assert_eq!(meters.next(10, Tail::Wait).await.expect("a projector may follow meters").records.len(), 1);
+    assert_eq!(projector.purge_all(usage().log(), Filter::all()).await.expect("and purge them"), 1);
+    projector.append_all(batch(SubjectKind::Erasure)).await.expect("and leave a tombstone");
+    projector.append_all(batch(sandbox(1))).await.expect_err("it may not write lives");
+    assert!(projector.last(&SubjectKind::AccountKey(account()).into()).await.is_err(), "nor read keys");
+}
