@@ -105,8 +105,7 @@ impl<F: Fold> Live<F> {
 
     /// Waits until everything up to `sequence` of EVENTS is folded.
     pub async fn reached(&self, sequence: Sequence, within: Duration) -> Result<(), NotReached> {
-        let found = self.wait(within, |_, events| (events >= sequence).then_some(())).await?;
-        Ok(found)
+        self.wait(within, |_, events| (events >= sequence).then_some(())).await
     }
 
     /// Waits until `find` finds something in the state.
