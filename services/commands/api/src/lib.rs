@@ -9,6 +9,7 @@ pub mod reply;
 pub mod mail;
 
 pub mod client;
+pub mod mail_nats;
 pub mod nats;
 
 pub use client::{Commands, SendError};

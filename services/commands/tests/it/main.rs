@@ -2,6 +2,8 @@
 
 mod support;
 
+mod bus;
+mod deciders;
 mod idempotency;
 mod sandboxes;
 mod sign_in;

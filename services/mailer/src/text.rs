@@ -1,0 +1,69 @@
+//! The words of each mail: plain text, no links, no pictures, nothing that tells who read it.
+
+use omnirun_commands_api::mail::Content;
+use omnirun_events::unit::Millis;
+
+/// A mail as people read it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Text {
+    /// The subject; it holds no code, since subjects show on locked screens.
+    pub subject: &'static str,
+    /// The body, in lines of at most 78 characters.
+    pub body: String,
+}
+
+impl Text {
+    /// The words for this content.
+    pub fn of(content: &Content) -> Self {
+        match content {
+            Content::SignInCode { code, valid_for } => Self {
+                subject: "Your OmniRun sign-in code",
+                body: format!(
+                    "Your code to sign in to OmniRun:\n\n    {}\n\nIt works once, within {}.\n\n\
+                     If you did not ask for it, ignore this mail: nobody gets in without\n\
+                     the code. OmniRun never asks you to tell it to anybody.\n",
+                    grouped(&code.0),
+                    minutes(*valid_for)
+                ),
+            },
+        }
+    }
+}
+
+/// The code in groups of three, as people read numbers aloud.
+fn grouped(code: &str) -> String {
+    let characters: Vec<char> = code.chars().collect();
+    characters.chunks(3).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
+}
+
+fn minutes(length: Millis) -> String {
+    match length.0 / 60_000 {
+        0 | 1 => "1 minute".to_owned(),
+        minutes => format!("{minutes} minutes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use omnirun_commands_api::mail::OneTimeCode;
+
+    use super::*;
+
+    fn text(code: &str) -> Text {
+        Text::of(&Content::SignInCode { code: OneTimeCode(code.to_owned()), valid_for: Millis(600_000) })
+    }
+
+    #[test]
+    fn the_code_is_in_the_body_in_groups_and_not_in_the_subject() {
+        let text = text("012345");
+        assert!(text.body.contains("    012 345\n") && text.body.contains("within 10 minutes"));
+        assert!(!text.subject.contains("012"));
+    }
+
+    #[test]
+    fn there_are_no_links_and_no_long_lines() {
+        let body = text("012345").body;
+        assert!(!body.contains("http") && !body.contains("www") && body.is_ascii());
+        assert!(body.lines().all(|line| line.len() <= 78));
+    }
+}
