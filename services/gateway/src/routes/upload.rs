@@ -76,53 +76,55 @@ pub(crate) async fn upload(
     }
 }
 
-type Pieces = mpsc::Sender<Result<Frame<Bytes>, Cut>>;
+/// A piece of the file, or its end.
+type Pieces = mpsc::Sender<Option<Bytes>>;
 
-/// A body for the guest and the end to put its pieces in at. One piece waits; the next is read when it has gone.
+/// A body for the guest and the end to put its pieces in at. One piece waits; the next is read when it has gone. Only an announced end is
+/// one: when the sender is just dropped, with the client or after an error, the guest's request is reset, so that half a file is never
+/// taken for a whole one.
 fn passage() -> (Pieces, GuestBody) {
     let (sender, receiver) = mpsc::channel(1);
-    let pieces = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<_>| {
-        let piece = receiver.recv().await?;
-        Some((piece, receiver))
+    let pieces = stream::unfold(Some(receiver), async |state: Option<mpsc::Receiver<Option<Bytes>>>| {
+        let mut receiver = state?;
+        match receiver.recv().await {
+            Some(Some(piece)) => Some((Ok(Frame::data(piece)), Some(receiver))),
+            Some(None) => None,
+            None => Some((Err(Cut), None)),
+        }
     });
     (sender, BodyExt::boxed_unsync(StreamBody::new(pieces)))
 }
 
-/// Passes the file on while the guest works on its answer. The guest may answer early, when it refuses; a client that fails cuts the
-/// guest's request off, so that half a file is never taken for a whole one.
+/// Passes the file on while the guest works on its answer, which may come early when it refuses.
 async fn pass(
     app: &App,
-    mut field: Field<'_>,
+    field: Field<'_>,
     pieces: Pieces,
     answer: impl Future<Output = Result<Response, ApiError>>,
 ) -> Result<Response, ApiError> {
-    let within = duration(app.config.times.body);
-    let feeding = async {
-        loop {
-            let piece = match tokio::time::timeout(within, field.chunk()).await {
-                Ok(Ok(piece)) => piece,
-                Ok(Err(error)) => break Err(broken(&error)),
-                Err(_) => break Err(too_slow()),
-            };
-            let Some(piece) = piece else { break Ok(pieces) };
-            if pieces.send(Ok(Frame::data(piece))).await.is_err() {
-                // The guest has stopped reading; its answer says why.
-                break Ok(pieces);
-            }
-        }
-        .inspect_err(|_| ())
-    };
     tokio::pin!(answer);
     let fed = tokio::select! {
         answer = &mut answer => return answer,
-        fed = feeding => fed,
+        fed = feed(app, field, pieces) => fed,
     };
-    // Dropping the sender ends the body well; on an error the answer, and with it the request, is dropped first, which resets it.
-    drop(fed?);
+    fed?;
     let within = duration(app.config.times.guest);
-    tokio::time::timeout(within, answer).await.map_err(|_| {
-        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "guest_timeout", "The sandbox did not answer in time.")
-    })?
+    let timeout =
+        ApiError::new(StatusCode::GATEWAY_TIMEOUT, "guest_timeout", "The sandbox did not answer in time.");
+    tokio::time::timeout(within, answer).await.unwrap_or(Err(timeout))
+}
+
+async fn feed(app: &App, mut field: Field<'_>, pieces: Pieces) -> Result<(), ApiError> {
+    let within = duration(app.config.times.body);
+    loop {
+        let piece = tokio::time::timeout(within, field.chunk()).await.map_err(|_| too_slow())?;
+        let piece = piece.map_err(|error| broken(&error))?;
+        let is_end = piece.is_none();
+        // When the guest has stopped reading, its answer says why.
+        if pieces.send(piece).await.is_err() || is_end {
+            return Ok(());
+        }
+    }
 }
 
 async fn text(app: &App, mut field: Field<'_>) -> Result<String, ApiError> {
