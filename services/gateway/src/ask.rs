@@ -10,6 +10,7 @@ use omnirun_events::envelope::Actor;
 use omnirun_events::id::CommandId;
 use omnirun_events::log::Position;
 use omnirun_events::subject::Log;
+use omnirun_runner::Status;
 use sha2::Sha256;
 use tokio::sync::Mutex;
 
@@ -113,18 +114,27 @@ impl Shared {
     /// Waits until the directory holds everything that was in the log when this was called. Calls that come in meanwhile share the next
     /// look at the log, so that a flood of unknown credentials costs one look at a time.
     pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
-        let called = Instant::now();
-        let mut last = self.catch_up.last.lock().await;
-        if last.is_some_and(|began| began >= called) {
-            return Ok(());
-        }
-        let began = Instant::now();
         let within = duration(self.config.times.read_your_writes);
-        let look = tokio::time::timeout(within, self.reader.head(Log::Events)).await;
-        let Ok(Ok(head)) = look else { return Err(ApiError::behind()) };
-        self.directory.reached(head, within).await.map_err(|_| ApiError::behind())?;
-        *last = Some(began);
-        Ok(())
+        let look = async {
+            let head = tokio::time::timeout(within, self.reader.head(Log::Events)).await;
+            let Ok(Ok(head)) = head else { return Err(ApiError::behind()) };
+            self.directory.reached(head, within).await.map_err(|_| ApiError::behind())
+        };
+        self.catch_up.share(look).await
+    }
+
+    /// Refuses while the directory is not what the log says: a credential revoked in the meantime would still look good.
+    pub(crate) fn is_following(&self) -> Result<(), ApiError> {
+        match self.directory.progress().status {
+            Status::Following => Ok(()),
+            Status::CatchingUp => {
+                Err(ApiError::unavailable("starting", "The read models are being brought up to date."))
+            }
+            Status::Stopped(_) => Err(ApiError::unavailable(
+                "stopped",
+                "A read model has stopped; the operator's log says why.",
+            )),
+        }
     }
 }
 
@@ -134,9 +144,65 @@ pub(crate) struct CatchUp {
     last: Mutex<Option<Instant>>,
 }
 
+impl CatchUp {
+    /// Runs `look`, or waits for one that begins after this call.
+    async fn share(&self, look: impl Future<Output = Result<(), ApiError>>) -> Result<(), ApiError> {
+        let called = Instant::now();
+        let mut last = self.last.lock().await;
+        if last.is_some_and(|began| began >= called) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        look.await?;
+        *last = Some(began);
+        Ok(())
+    }
+}
+
 /// An outcome that does not belong to the command that was asked: a bug on either side.
-pub(crate) fn unexpected(outcome: &Outcome) -> ApiError {
-    let _ = outcome;
+pub(crate) fn unexpected() -> ApiError {
     tracing::error!("the commands service answered another command than was asked");
     ApiError::internal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::{join, join_all};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn callers_that_come_during_a_look_share_the_next_one() {
+        let (catch_up, gate, looks) = (CatchUp::default(), Semaphore::new(0), AtomicU32::new(0));
+        let look = async || {
+            looks.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await.expect("never closed").forget();
+            Ok(())
+        };
+        // Futures are polled in order: all have called before the gate opens.
+        let calls = join_all((0..32).map(|_| catch_up.share(look())));
+        let (answers, ()) = join(calls, async { gate.add_permits(32) }).await;
+        assert!(answers.iter().all(Result::is_ok));
+        assert_eq!(looks.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_failed_is_shared_with_nobody() {
+        let catch_up = CatchUp::default();
+        assert!(catch_up.share(async { Err(ApiError::behind()) }).await.is_err());
+        assert!(catch_up.share(async { Ok(()) }).await.is_ok());
+    }
+
+    #[test]
+    fn an_idempotency_key_has_one_form() {
+        let headers = |text: &str| {
+            HeaderMap::from_iter([(IDEMPOTENCY_KEY.parse().expect("a name"), text.parse().expect("a value"))])
+        };
+        assert_eq!(idempotency_key(&HeaderMap::new()), Ok(None));
+        assert_eq!(idempotency_key(&headers("A-9")), Ok(Some("A-9")));
+        for text in ["", "a b", "a_b", &"a".repeat(256)] {
+            assert!(idempotency_key(&headers(text)).is_err(), "{text}");
+        }
+    }
 }

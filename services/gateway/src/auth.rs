@@ -69,6 +69,7 @@ const fn missing_scope() -> ApiError {
 }
 
 async fn authenticate(app: &Shared, method: &Method, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    app.is_following()?;
     let (text, prefix) = match from_headers(headers)? {
         Some(text) => (text, Prefix::Program),
         None => match cookie::find(headers) {

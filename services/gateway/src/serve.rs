@@ -98,7 +98,7 @@ async fn connection(
         router.clone().oneshot(request)
     });
     let builder = builder(&config);
-    let io = TokioIo::new(Stalled::new(tcp, duration(config.times.stalled)));
+    let io = TokioIo::new(Stalled::new(tcp, duration(config.times.head), duration(config.times.stalled)));
     let serving = builder.serve_connection(io, service);
     tokio::pin!(serving);
     tokio::select! {

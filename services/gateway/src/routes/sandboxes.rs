@@ -93,7 +93,7 @@ pub(crate) async fn stop(
     let command = Command::StopSandbox { account: caller.account, sandbox };
     match app.ask(wish, Actor::Account(caller.account), command).await? {
         Outcome::SandboxStopping => Ok(StatusCode::NO_CONTENT),
-        other => Err(unexpected(&other)),
+        _ => Err(unexpected()),
     }
 }
 
@@ -119,6 +119,6 @@ pub(crate) async fn set_timeout(
     let command = Command::ExtendTimeout { account: caller.account, sandbox, timeout: Seconds(body.timeout) };
     match app.ask(wish, Actor::Account(caller.account), command).await? {
         Outcome::TimeoutExtended { .. } => Ok(StatusCode::NO_CONTENT),
-        other => Err(unexpected(&other)),
+        _ => Err(unexpected()),
     }
 }

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use omnirun_runner::Status;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,15 +17,7 @@ use crate::time::rfc3339;
 /// `ok` once the read models follow the log.
 #[utoipa::path(get, path = "/health", tag = "service", responses((status = 200, body = String)))]
 pub(crate) async fn health(State(app): State<App>) -> Result<&'static str, ApiError> {
-    match app.directory.progress().status {
-        Status::Following => Ok("ok"),
-        Status::CatchingUp => {
-            Err(ApiError::unavailable("starting", "The read models are being brought up to date."))
-        }
-        Status::Stopped(_) => {
-            Err(ApiError::unavailable("stopped", "A read model has stopped; the operator's log says why."))
-        }
-    }
+    app.is_following().map(|()| "ok")
 }
 
 #[derive(Serialize, ToSchema)]

@@ -64,7 +64,7 @@ pub(crate) async fn request_code(
             expires_in: expires_in.0 / 1000,
             resend_after: resend_after.0.div_ceil(1000),
         })),
-        other => Err(unexpected(&other)),
+        _ => Err(unexpected()),
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) async fn verify_code(
         Outcome::SignedIn { token: id, .. } | Outcome::TokenAlreadyCreated { token: id } => {
             Err(already_done(id))
         }
-        other => Err(unexpected(&other)),
+        _ => Err(unexpected()),
     }
 }
 

@@ -104,7 +104,7 @@ pub(crate) async fn create(
         Outcome::TokenCreated { token, .. } | Outcome::TokenAlreadyCreated { token } => {
             Err(already_done(token))
         }
-        other => Err(unexpected(&other)),
+        _ => Err(unexpected()),
     }
 }
 
@@ -185,7 +185,7 @@ impl Shared {
             let command = Command::OpenFields { account: caller.account, fields: sealed };
             match self.ask(wish, Actor::Account(caller.account), command).await? {
                 Outcome::FieldsOpened(texts) => opened = texts.into_iter(),
-                other => return Err(unexpected(&other)),
+                _ => return Err(unexpected()),
             }
         }
         let texts = fields.iter().map(|field| field.as_ref().and_then(|_| opened.next()).flatten());

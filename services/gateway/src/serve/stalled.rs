@@ -1,5 +1,5 @@
-//! A connection that breaks when its client takes nothing for too long: without it, a client that stops reading holds its guest's stream
-//! for ever.
+//! A connection that breaks when its client says too little at first, or takes nothing for too long: without it, a client that stops
+//! reading holds its guest's stream for ever.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -10,17 +10,26 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Wraps a connection; reading is as before.
+/// Bytes by which the version of HTTP is known: the preface of HTTP/2 (RFC 9113 section 3.4). From there on the server has time limits of
+/// its own. A complete request of fewer bytes is answered all the same.
+const OPENING: usize = 24;
+
+/// Wraps a connection.
 pub(super) struct Stalled<T> {
     inner: T,
     within: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs until the opening is in.
+    opening: Option<Pin<Box<Sleep>>>,
+    received: usize,
 }
 
 impl<T> Stalled<T> {
-    pub fn new(inner: T, within: Duration) -> Self {
-        Self { inner, within, waiting: None }
+    /// `opening` is the time for the first bytes, `within` the time for each write.
+    pub fn new(inner: T, opening: Duration, within: Duration) -> Self {
+        let opening = Some(Box::pin(tokio::time::sleep(opening)));
+        Self { inner, within, waiting: None, opening, received: 0 }
     }
 
     /// Passes a write's result on; starts the clock when it has to wait and stops it when it went through.
@@ -43,7 +52,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Stalled<T> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        self.received += buffer.filled().len() - before;
+        if self.received >= OPENING {
+            self.opening = None;
+        }
+        match &mut self.opening {
+            Some(opening) if polled.is_pending() => {
+                ready!(opening.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            _ => polled,
+        }
     }
 }
 
@@ -84,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_takes_nothing_loses_its_connection() {
         let (ours, theirs) = tokio::io::duplex(16);
-        let mut ours = Stalled::new(ours, Duration::from_millis(20));
+        let mut ours = Stalled::new(ours, Duration::from_secs(10), Duration::from_millis(20));
         let written = ours.write_all(&[0; 64]).await;
         assert_eq!(written.map_err(|error| error.kind()), Err(io::ErrorKind::TimedOut));
         drop(theirs);

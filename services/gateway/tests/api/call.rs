@@ -74,7 +74,9 @@ impl Call {
             hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.expect("HTTP/1.1");
         tokio::spawn(connection);
         let mut request = Request::builder().method(self.method.as_str()).uri(&self.path);
-        request = request.header("host", "app.example");
+        if !self.headers.iter().any(|(name, _)| name == "host") {
+            request = request.header("host", "app.example");
+        }
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }

@@ -9,4 +9,5 @@ mod bad_input;
 mod data_path;
 mod rights;
 mod sandboxes;
+mod service;
 mod sign_in;

@@ -28,7 +28,6 @@ use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub verb: Verb,
-    pub method: String,
     pub path: String,
     pub body: Result<Bytes, ()>,
 }
@@ -98,7 +97,7 @@ async fn answer(request: Request<Incoming>, (ring, seen, pieces): State) -> Resp
     }
     let body = body.collect().await.map(|all| all.to_bytes()).map_err(|_| ());
     let path = format!("/{path}");
-    let record = Seen { verb, method: head.method.to_string(), path: path.clone(), body: body.clone() };
+    let record = Seen { verb, path: path.clone(), body: body.clone() };
     seen.lock().expect("no panic").push(record);
     let size = body.map_or(0, |body| body.len());
     match (head.method.as_str(), path.split('?').next().expect("a path")) {

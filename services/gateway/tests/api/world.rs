@@ -24,9 +24,9 @@ use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Vc
 use omnirun_events::*;
 use omnirun_gateway::config::Config;
 use omnirun_gateway::token::{Prefix, TokenText};
-use omnirun_gateway::{Gateway, Parts};
+use omnirun_gateway::{Gateway, Mailbox, Parts, ShownMail};
 use omnirun_projections::{Directory, Usage};
-use omnirun_runner::{Follower, Live, Source, follow};
+use omnirun_runner::{Follower, Live, Source, Status, follow};
 
 use crate::worker::{Worker, now};
 
@@ -216,6 +216,16 @@ impl Commands for Double {
     }
 }
 
+/// An in-memory mailer with one mail.
+struct OneMail;
+
+impl Mailbox for OneMail {
+    fn mails(&self) -> Vec<ShownMail> {
+        let text = |text: &str| text.to_owned();
+        vec![ShownMail { to: text("a@example.org"), subject: text("s"), text: text("123 456"), at: now() }]
+    }
+}
+
 pub struct World {
     pub writer: Arc<Writer>,
     pub commands: Arc<Double>,
@@ -263,8 +273,8 @@ impl World {
             signer: gateway_key,
             secret: [7; 32],
             clock: Arc::new(now),
-            metrics: None,
-            mailbox: None,
+            metrics: Some(metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle()),
+            mailbox: Some(Arc::new(OneMail)),
             config,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -281,6 +291,9 @@ impl World {
             _followers: (directory, usage),
         };
         world.open(account).await;
+        let mut changes = world.directory.changes();
+        let following = changes.wait_for(|progress| progress.status == Status::Following);
+        drop(following.await.expect("the directory follows"));
         world
     }
 

@@ -230,7 +230,7 @@ async fn request(
             let ends = matches!(wish, Wish::Unnamed(_));
             Ok((Abandoned { app: ends.then_some(app), account, sandbox }, deadline))
         }
-        other => Err(unexpected(&other)),
+        _ => Err(unexpected()),
     }
 }
 
@@ -297,6 +297,11 @@ impl Drop for Abandoned {
             return;
         };
         let (account, sandbox) = (self.account, self.sandbox);
+        let state =
+            app.directory.view(|directory, _| directory.sandboxes.get(sandbox).map(|found| found.state));
+        if state.is_some_and(Life::is_final) {
+            return;
+        }
         runtime.spawn(async move {
             let command = Command::StopSandbox { account, sandbox };
             let Ok(wish) = app.wish(account.as_bytes(), &HeaderMap::new()) else { return };
