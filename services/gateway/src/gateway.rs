@@ -64,6 +64,8 @@ pub struct ShownMail {
     pub subject: String,
     /// The text.
     pub text: String,
+    /// The code in it, as it is typed.
+    pub code: String,
     /// When it was sent.
     pub at: Timestamp,
 }
@@ -76,7 +78,7 @@ impl std::fmt::Debug for ShownMail {
 
 /// The mails that an in-memory mailer holds.
 pub trait Mailbox: Send + Sync {
-    /// All of them, oldest first.
+    /// All of them, newest first.
     fn mails(&self) -> Vec<ShownMail>;
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct MailInMemory {
     to: String,
     subject: String,
     text: String,
+    /// The code in the text.
+    code: String,
     at: String,
 }
 
@@ -87,6 +89,7 @@ pub(crate) async fn mailbox(
         to: mail.to,
         subject: mail.subject,
         text: mail.text,
+        code: mail.code,
         at: rfc3339(mail.at),
     });
     Ok(Json(shown.collect()))

@@ -24,7 +24,7 @@ async fn the_mailbox_and_the_metrics_are_for_programs_of_this_machine_alone() {
         }
     }
     let mails = Call::new("GET", "/dev/mailbox").header("host", "127.0.0.1").send(world.gateway).await.json();
-    assert_eq!(mails[0]["text"], "123 456");
+    assert_eq!(mails[0]["code"], "123456");
 }
 
 #[tokio::test]

@@ -222,7 +222,13 @@ struct OneMail;
 impl Mailbox for OneMail {
     fn mails(&self) -> Vec<ShownMail> {
         let text = |text: &str| text.to_owned();
-        vec![ShownMail { to: text("a@example.org"), subject: text("s"), text: text("123 456"), at: now() }]
+        vec![ShownMail {
+            to: text("a@example.org"),
+            subject: text("s"),
+            text: text("123 456"),
+            code: text("123456"),
+            at: now(),
+        }]
     }
 }
 
