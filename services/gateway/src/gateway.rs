@@ -1,0 +1,159 @@
+//! The gateway as a value: what it is made of and what requests share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use omnirun_commands_api::Commands;
+use omnirun_events::log::Read;
+use omnirun_events::signing::Signer;
+use omnirun_events::unit::{Clock, Seconds, Timestamp};
+use omnirun_projections::usage::SandboxUsage;
+use omnirun_projections::{Directory, Usage};
+use omnirun_runner::Live;
+use zeroize::Zeroizing;
+
+use crate::ask::CatchUp;
+use crate::config::Config;
+use crate::data_path::DataPath;
+
+/// Renders the metrics of the process in Prometheus' text format.
+pub type MetricsHandle = metrics_exporter_prometheus::PrometheusHandle;
+
+/// What a gateway is made of. The wiring in `services/main.rs` fills it in.
+pub struct Parts {
+    /// Where commands go.
+    pub commands: Arc<dyn Commands>,
+    /// The log, for its last position alone: a gateway catches up to it before it refuses an unknown credential.
+    pub reader: Arc<dyn Read>,
+    /// Accounts, credentials, sandboxes, hosts.
+    pub directory: Live<Directory>,
+    /// Meters.
+    pub usage: Live<Usage>,
+    /// What usage costs; without it `/account/usage` names no amount.
+    pub pricing: Option<Arc<dyn Pricing>>,
+    /// The gateway's key, of [`omnirun_events::Role::Gateway`]: signs capabilities.
+    pub signer: Signer,
+    /// Turns idempotency keys into command ids. The same on every gateway, or a retry through another one is a new wish.
+    pub secret: [u8; 32],
+    /// The time.
+    pub clock: Clock,
+    /// Renders `/metrics`; without it that route answers 404.
+    pub metrics: Option<MetricsHandle>,
+    /// The mails of an in-memory mailer; only where it is the one in use. Without it `/dev/mailbox` answers 404.
+    pub mailbox: Option<Arc<dyn Mailbox>>,
+    /// What the operator set.
+    pub config: Config,
+}
+
+/// Money in millionths of a cent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct MicroCents(pub u64);
+
+/// What usage costs.
+pub trait Pricing: Send + Sync {
+    /// The price of these sandboxes' usage on this plan; none where the plan is unknown.
+    fn price(&self, plan: &str, usage: &[&SandboxUsage]) -> Option<MicroCents>;
+}
+
+/// A mail as `/dev/mailbox` shows it.
+#[derive(Clone)]
+pub struct ShownMail {
+    /// The address.
+    pub to: String,
+    /// The subject line.
+    pub subject: String,
+    /// The text.
+    pub text: String,
+    /// The code in it, as it is typed.
+    pub code: String,
+    /// When it was sent.
+    pub at: Timestamp,
+}
+
+impl std::fmt::Debug for ShownMail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShownMail([redacted {} bytes])", self.text.len())
+    }
+}
+
+/// The mails that an in-memory mailer holds.
+pub trait Mailbox: Send + Sync {
+    /// All of them, newest first.
+    fn mails(&self) -> Vec<ShownMail>;
+}
+
+/// The gateway.
+#[derive(Clone)]
+pub struct Gateway {
+    pub(crate) app: App,
+}
+
+impl Gateway {
+    /// A gateway of these parts. It starts nothing: see [`Self::router`] and [`Self::serve`].
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            commands,
+            reader,
+            directory,
+            usage,
+            pricing,
+            signer,
+            secret,
+            clock,
+            metrics,
+            mailbox,
+            config,
+        } = parts;
+        let data_path = DataPath::new(signer, clock.clone(), &config.times);
+        let catch_up = CatchUp::default();
+        let secret = Zeroizing::new(secret);
+        let openapi = crate::router::document();
+        let shared = Shared {
+            commands,
+            reader,
+            directory,
+            usage,
+            pricing,
+            secret,
+            clock,
+            metrics,
+            mailbox,
+            config,
+            data_path,
+            catch_up,
+            openapi,
+        };
+        Self { app: Arc::new(shared) }
+    }
+}
+
+/// What every request has at hand.
+pub(crate) type App = Arc<Shared>;
+
+pub(crate) struct Shared {
+    pub commands: Arc<dyn Commands>,
+    pub reader: Arc<dyn Read>,
+    pub directory: Live<Directory>,
+    pub usage: Live<Usage>,
+    pub pricing: Option<Arc<dyn Pricing>>,
+    pub secret: Zeroizing<[u8; 32]>,
+    pub clock: Clock,
+    pub metrics: Option<MetricsHandle>,
+    pub mailbox: Option<Arc<dyn Mailbox>>,
+    pub config: Config,
+    pub data_path: DataPath,
+    pub catch_up: CatchUp,
+    pub openapi: String,
+}
+
+impl Shared {
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+/// A configured time as the standard library's type.
+pub(crate) fn duration(seconds: Seconds) -> Duration {
+    Duration::from_secs(u64::from(seconds.0))
+}

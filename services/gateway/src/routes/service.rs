@@ -1,0 +1,111 @@
+//! What operators and tools ask of the service itself.
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::auth::origin::SEC_FETCH_SITE;
+use crate::config::Audience;
+use crate::error::ApiError;
+use crate::gateway::App;
+use crate::serve::Peer;
+use crate::time::rfc3339;
+
+/// `ok` once the read models follow the log.
+#[utoipa::path(get, path = "/health", tag = "service", responses((status = 200, body = String)))]
+pub(crate) async fn health(State(app): State<App>) -> Result<&'static str, ApiError> {
+    app.is_following().map(|()| "ok")
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ShownStatus {
+    node_id: String,
+    active_sandboxes: usize,
+    max_sandboxes: u64,
+    templates: Vec<String>,
+}
+
+/// How much there is of everything.
+#[utoipa::path(get, path = "/status", tag = "service", responses((status = 200, body = ShownStatus)))]
+pub(crate) async fn status(State(app): State<App>) -> Json<ShownStatus> {
+    Json(app.directory.view(|directory, _| {
+        let hosts = || directory.hosts.present().map(|(_, host)| &host.offer);
+        let mut templates: Vec<String> =
+            hosts().flat_map(|offer| offer.templates.iter().map(|template| template.name.clone())).collect();
+        templates.sort();
+        templates.dedup();
+        ShownStatus {
+            node_id: app.config.node_id.clone(),
+            active_sandboxes: directory.sandboxes.live().count(),
+            max_sandboxes: hosts().map(|offer| u64::from(offer.sandboxes_max)).sum(),
+            templates,
+        }
+    }))
+}
+
+/// The process's metrics in Prometheus' text format; by default for this machine only.
+#[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, content_type = "text/plain", body = String)))]
+pub(crate) async fn metrics(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let may = app.config.metrics == Audience::Everyone || is_local(peer, &headers);
+    let handle = app.metrics.as_ref().filter(|_| may).ok_or_else(ApiError::not_found)?;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    Ok(([(header::CONTENT_TYPE, kind)], handle.render()).into_response())
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, content_type = "application/json", body = Object)))]
+pub(crate) async fn openapi(State(app): State<App>) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], app.openapi.clone()).into_response()
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MailInMemory {
+    to: String,
+    subject: String,
+    text: String,
+    /// The code in the text.
+    code: String,
+    at: String,
+}
+
+/// The mails that were not sent, for trying things out: only where no mail server is set, and only for this machine.
+#[utoipa::path(get, path = "/dev/mailbox", tag = "service", responses((status = 200, body = Vec<MailInMemory>)))]
+pub(crate) async fn mailbox(
+    State(app): State<App>,
+    peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<MailInMemory>>, ApiError> {
+    let mailbox =
+        app.mailbox.as_ref().filter(|_| is_local(peer, &headers)).ok_or_else(ApiError::not_found)?;
+    let shown = mailbox.mails().into_iter().map(|mail| MailInMemory {
+        to: mail.to,
+        subject: mail.subject,
+        text: mail.text,
+        code: mail.code,
+        at: rfc3339(mail.at),
+    });
+    Ok(Json(shown.collect()))
+}
+
+/// Whether a request comes from this machine: not through a proxy, and not from another site's page that has given itself a name for
+/// this machine's address.
+fn is_local(peer: Option<Extension<Peer>>, headers: &HeaderMap) -> bool {
+    let is_loopback = peer.is_some_and(|Extension(Peer(address))| address.ip().to_canonical().is_loopback());
+    let is_relayed =
+        ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
+    let is_named_local = ["localhost", "127.0.0.1", "[::1]"].contains(&name);
+    let site = headers.get(SEC_FETCH_SITE).map(|value| value.as_bytes());
+    let is_own_page = matches!(site, None | Some(b"same-origin" | b"none"));
+    is_loopback && !is_relayed && is_named_local && is_own_page
+}

@@ -1,0 +1,13 @@
+//! The gateway over real sockets: a real log and read models, a worker that speaks TLS and HTTP/2, and a commands service that appends what
+//! it is told to.
+
+mod call;
+mod worker;
+mod world;
+
+mod bad_input;
+mod data_path;
+mod rights;
+mod sandboxes;
+mod service;
+mod sign_in;

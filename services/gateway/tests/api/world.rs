@@ -1,0 +1,411 @@
+//! Everything around a gateway: the log with its keys, accounts and sandboxes made by appending what the services would append.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use omnirun_commands_api::command::{Command, Envelope};
+use omnirun_commands_api::{Commands, Outcome, Reply, SendError};
+use omnirun_events::account::AccountOpened;
+use omnirun_events::envelope::{Draft, Head, Role};
+use omnirun_events::host::HostJoined;
+use omnirun_events::keyring::KeyRing;
+use omnirun_events::keys::{Digest, KeyEnrolled};
+use omnirun_events::log::memory::MemoryLog;
+use omnirun_events::log::{Append, Batch, Entry, Position};
+use omnirun_events::sandbox::*;
+use omnirun_events::sealing::{DataKeyLabel, Sealed};
+use omnirun_events::signing::Signer;
+use omnirun_events::token::{RevokeReason, Scope, TokenCreated, TokenKind, TokenRevoked};
+use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Vcpus};
+use omnirun_events::*;
+use omnirun_gateway::config::Config;
+use omnirun_gateway::token::{Prefix, TokenText};
+use omnirun_gateway::{Gateway, Mailbox, Parts, ShownMail};
+use omnirun_projections::{Directory, Usage};
+use omnirun_runner::{Follower, Live, Source, Status, follow};
+
+use crate::worker::{Worker, now};
+
+pub const HOST: HostId = HostId::from_bytes([3; 16]);
+
+/// What the double does with a request for a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Runs,
+    NoCapacity,
+    NobodyClaims,
+}
+
+/// Appends signed records, one after the other.
+pub struct Writer {
+    log: MemoryLog,
+    root: Signer,
+    commands: Signer,
+    worker: Signer,
+    heads: tokio::sync::Mutex<HashMap<Subject, Head>>,
+    ids: AtomicU64,
+}
+
+impl Writer {
+    /// A number that was not used before, as bytes of an id.
+    pub fn fresh(&self) -> [u8; 16] {
+        let mut bytes = [9; 16];
+        bytes[..8].copy_from_slice(&self.ids.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+        bytes
+    }
+
+    pub async fn append(&self, role: Role, kind: SubjectKind, events: Vec<Event>) -> Position {
+        let (signer, actor) = match role {
+            Role::Root => (&self.root, Actor::Operator),
+            Role::Worker => (&self.worker, Actor::Host(HOST)),
+            _ => (&self.commands, Actor::System(Role::Commands)),
+        };
+        let (subject, commit) = (Subject::from(kind), CommitId::from_bytes(self.fresh()));
+        let mut heads = self.heads.lock().await;
+        let head = heads.get(&subject).copied().unwrap_or(Head::EMPTY);
+        let draft = Draft { commit, subject: subject.clone(), at: now(), actor, cause: None, events };
+        let signed = signer.sign(&draft, &head).expect("small");
+        let entry = Entry { subject: subject.clone(), expected: head.sequence, commit, record: signed.bytes };
+        let sequence = self.log.append_all(Batch::one(entry)).await.expect("one writer")[0];
+        heads.insert(subject, Head { sequence, version: signed.version, hash: signed.hash });
+        Position { log: kind.log(), sequence }
+    }
+
+    pub async fn request(
+        &self,
+        account: AccountId,
+        sandbox: SandboxId,
+        metadata: Option<String>,
+    ) -> Position {
+        let requested = SandboxRequested {
+            sandbox,
+            template: "python-3.11".to_owned(),
+            shape: Shape { vcpus: Vcpus(1), memory: Mebibytes(512) },
+            timeout: Seconds(300),
+            reserved: StandardMillis(300_000),
+            deadline: now().after(Millis(2_000)),
+            network: Network::Off,
+            metadata: metadata.map(seal),
+        };
+        self.append(Role::Commands, SubjectKind::Admission(account), vec![requested.into()]).await
+    }
+
+    pub async fn run(&self, account: AccountId, sandbox: SandboxId) -> Position {
+        let kind = SubjectKind::Sandbox(account, sandbox);
+        self.append(Role::Worker, kind, vec![SandboxClaimed { host: HOST }.into()]).await;
+        let digest = Digest([1; 32]);
+        let (started_at, end_at) = (now(), now().after(Millis(300_000)));
+        let started =
+            SandboxStarted { started_at, end_at, from: StartedFrom::Pool, root: digest, kernel: digest };
+        self.append(Role::Worker, kind, vec![started.into()]).await
+    }
+
+    pub async fn stop(&self, account: AccountId, sandbox: SandboxId) -> Position {
+        let event = StopRequested {}.into();
+        self.append(Role::Commands, SubjectKind::Sandbox(account, sandbox), vec![event]).await
+    }
+}
+
+fn seal(text: String) -> Sealed {
+    Sealed { key: DataKeyLabel::Account, nonce: [0; 24], text: text.into_bytes() }
+}
+
+/// The commands service: remembers what it was asked and appends what follows, without deciding.
+pub struct Double {
+    writer: Arc<Writer>,
+    pub account: AccountId,
+    pub fate: Mutex<Fate>,
+    asked: Mutex<Vec<Envelope>>,
+}
+
+impl Double {
+    pub fn asked(&self) -> Vec<Envelope> {
+        self.asked.lock().expect("no panic").clone()
+    }
+
+    async fn create(&self, account: AccountId, kind: TokenKind, made: TokenCreated) -> (TokenId, Position) {
+        let token = made.token;
+        let made = TokenCreated { kind, ..made };
+        let at =
+            self.writer.append(Role::Commands, SubjectKind::Token(account, token), vec![made.into()]).await;
+        (token, at)
+    }
+}
+
+#[async_trait]
+impl Commands for Double {
+    async fn send(&self, envelope: Envelope) -> Result<Reply, SendError> {
+        let seen_before = {
+            let mut asked = self.asked.lock().expect("no panic");
+            let seen = asked.iter().any(|other| other.id == envelope.id);
+            asked.push(envelope.clone());
+            seen
+        };
+        let id = TokenId::derive(envelope.id.as_bytes(), "token");
+        let blank =
+            |scopes: Vec<Scope>, credential: &omnirun_commands_api::command::NewCredential| TokenCreated {
+                token: id,
+                kind: TokenKind::Api,
+                verifier: credential.verifier,
+                name: None,
+                scopes,
+                hint: credential.hint.clone(),
+                expires_at: None,
+            };
+        let (position, outcome) = match envelope.command {
+            Command::RequestCode { .. } => {
+                let challenge = ChallengeId::derive(envelope.id.as_bytes(), "challenge");
+                let (expires_in, resend_after) = (Millis(600_000), Millis(30_000));
+                (None, Outcome::CodeRequested { challenge, expires_in, resend_after })
+            }
+            Command::VerifyCode { kind, credential, .. } => {
+                let made = blank(Scope::ALL.to_vec(), &credential);
+                let (token, at) = self.create(self.account, kind, made).await;
+                (Some(at), Outcome::SignedIn { account: self.account, token, expires_at: now() })
+            }
+            Command::CreateToken { .. } if seen_before => (None, Outcome::TokenAlreadyCreated { token: id }),
+            Command::CreateToken { account, wish, credential } => {
+                let made = TokenCreated { name: Some(seal(wish.name.0)), ..blank(wish.scopes, &credential) };
+                let (token, at) = self.create(account, TokenKind::Api, made).await;
+                (Some(at), Outcome::TokenCreated { token, created_at: now(), expires_at: None })
+            }
+            Command::RevokeToken { account, token, reason } => {
+                let event = TokenRevoked { reason }.into();
+                let kind = SubjectKind::Token(account, token);
+                (Some(self.writer.append(Role::Commands, kind, vec![event]).await), Outcome::TokenRevoked)
+            }
+            Command::RequestSandbox { account, wish } => {
+                let sandbox = SandboxId::derive(envelope.id.as_bytes(), "sandbox");
+                let deadline = now().after(Millis(2_000));
+                let outcome = Outcome::SandboxRequested { sandbox, deadline };
+                if seen_before {
+                    return Ok(Reply { position: None, outcome });
+                }
+                let at = self.writer.request(account, sandbox, wish.metadata.map(|text| text.0)).await;
+                let fate = *self.fate.lock().expect("no panic");
+                match fate {
+                    Fate::Runs => drop(self.writer.run(account, sandbox).await),
+                    Fate::NoCapacity => {
+                        let failed = SandboxFailed { reason: FailReason::NoCapacity }.into();
+                        let kind = SubjectKind::Sandbox(account, sandbox);
+                        self.writer.append(Role::Commands, kind, vec![failed]).await;
+                    }
+                    Fate::NobodyClaims => {}
+                }
+                (Some(at), outcome)
+            }
+            Command::StopSandbox { account, sandbox } => {
+                (Some(self.writer.stop(account, sandbox).await), Outcome::SandboxStopping)
+            }
+            Command::ExtendTimeout { timeout, .. } => {
+                (None, Outcome::TimeoutExtended { end_at: now().after(timeout.into()) })
+            }
+            Command::OpenFields { fields, .. } => {
+                let text = |field: omnirun_commands_api::command::SealedField| {
+                    let text = String::from_utf8(field.sealed.text).expect("the double sealed it");
+                    Some(omnirun_commands_api::command::Personal(text))
+                };
+                (None, Outcome::FieldsOpened(fields.into_iter().map(text).collect()))
+            }
+        };
+        Ok(Reply { position, outcome })
+    }
+}
+
+/// An in-memory mailer with one mail.
+struct OneMail;
+
+impl Mailbox for OneMail {
+    fn mails(&self) -> Vec<ShownMail> {
+        let text = |text: &str| text.to_owned();
+        vec![ShownMail {
+            to: text("a@example.org"),
+            subject: text("s"),
+            text: text("123 456"),
+            code: text("123456"),
+            at: now(),
+        }]
+    }
+}
+
+pub struct World {
+    pub writer: Arc<Writer>,
+    pub commands: Arc<Double>,
+    pub worker: Worker,
+    pub gateway: SocketAddr,
+    pub account: AccountId,
+    pub directory: Live<Directory>,
+    _followers: (Follower<Directory>, Follower<Usage>),
+}
+
+impl World {
+    pub async fn new() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub async fn with(config: Config) -> Self {
+        let log = MemoryLog::default();
+        let signer = |byte: u8, role| Signer::from_seed(&[byte; 32], role);
+        let (root, gateway_key) = (signer(1, Role::Root), signer(4, Role::Gateway));
+        let writer = Arc::new(Writer {
+            log: log.clone(),
+            root: signer(1, Role::Root),
+            commands: signer(2, Role::Commands),
+            worker: signer(3, Role::Worker),
+            heads: Default::default(),
+            ids: AtomicU64::new(1),
+        });
+        let ring = enrol(&writer, &gateway_key).await;
+        let worker = Worker::start(ring).await;
+        join(&writer, &worker, worker.certificate).await;
+        let reader = Arc::new(log);
+        let directory = follow::<Directory>(reader.clone(), root.public(), Source::Events, None);
+        let directory = directory.await.expect("the log is there");
+        let usage = follow::<Usage>(reader.clone(), root.public(), Source::EventsAndUsage, None);
+        let usage = usage.await.expect("the log is there");
+        let account = AccountId::from_bytes(writer.fresh());
+        let (fate, asked) = (Mutex::new(Fate::Runs), Mutex::default());
+        let commands = Arc::new(Double { writer: writer.clone(), account, fate, asked });
+        let parts = Parts {
+            commands: commands.clone(),
+            reader,
+            directory: directory.live(),
+            usage: usage.live(),
+            pricing: None,
+            signer: gateway_key,
+            secret: [7; 32],
+            clock: Arc::new(now),
+            metrics: Some(metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle()),
+            mailbox: Some(Arc::new(OneMail)),
+            config,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let gateway = listener.local_addr().expect("bound");
+        tokio::spawn(Gateway::new(parts).serve(listener, std::future::pending()));
+        let live = directory.live();
+        let world = Self {
+            writer,
+            commands,
+            worker,
+            gateway,
+            account,
+            directory: live,
+            _followers: (directory, usage),
+        };
+        world.open(account).await;
+        let mut changes = world.directory.changes();
+        let following = changes.wait_for(|progress| progress.status == Status::Following);
+        drop(following.await.expect("the directory follows"));
+        world
+    }
+
+    async fn open(&self, account: AccountId) {
+        let opened = AccountOpened { email: seal("someone@example.org".to_owned()), plan: "free".to_owned() };
+        self.writer.append(Role::Commands, SubjectKind::Account(account), vec![opened.into()]).await;
+    }
+
+    /// A credential of `account` that works, and its id.
+    pub async fn credential(
+        &self,
+        account: AccountId,
+        kind: TokenKind,
+        scopes: &[Scope],
+    ) -> (String, TokenId) {
+        self.credential_until(account, kind, scopes, None).await
+    }
+
+    pub async fn credential_until(
+        &self,
+        account: AccountId,
+        kind: TokenKind,
+        scopes: &[Scope],
+        expires_at: Option<Timestamp>,
+    ) -> (String, TokenId) {
+        let prefix = if kind == TokenKind::Session { Prefix::Session } else { Prefix::Program };
+        let (text, token) = (TokenText::generate(prefix), TokenId::from_bytes(self.writer.fresh()));
+        let created = TokenCreated {
+            token,
+            kind,
+            verifier: text.verifier(),
+            name: None,
+            scopes: scopes.to_vec(),
+            hint: text.hint(),
+            expires_at,
+        };
+        let at = self
+            .writer
+            .append(Role::Commands, SubjectKind::Token(account, token), vec![created.into()])
+            .await;
+        self.reach(at).await;
+        (text.reveal_once(), token)
+    }
+
+    /// An API token of the world's account with every scope.
+    pub async fn token(&self) -> String {
+        self.credential(self.account, TokenKind::Api, &Scope::ALL).await.0
+    }
+
+    pub async fn revoke(&self, account: AccountId, token: TokenId) {
+        let event = TokenRevoked { reason: RevokeReason::ByOwner }.into();
+        let at = self.writer.append(Role::Commands, SubjectKind::Token(account, token), vec![event]).await;
+        self.reach(at).await;
+    }
+
+    /// A running sandbox of the world's account.
+    pub async fn sandbox(&self) -> SandboxId {
+        let sandbox = SandboxId::from_bytes(self.writer.fresh());
+        self.writer.request(self.account, sandbox, None).await;
+        let at = self.writer.run(self.account, sandbox).await;
+        self.reach(at).await;
+        sandbox
+    }
+
+    pub async fn reach(&self, at: Position) {
+        self.directory.reached(at.sequence, Duration::from_secs(10)).await.expect("the directory follows");
+    }
+}
+
+pub async fn join(writer: &Writer, worker: &Worker, certificate: Digest) -> Position {
+    let joined = HostJoined {
+        address: worker.address.to_string(),
+        certificate,
+        sandboxes_max: 8,
+        vcpus_max: Vcpus(2),
+        memory_max: Mebibytes(1024),
+        monitor: "double".to_owned(),
+        templates: Vec::new(),
+    };
+    writer.append(Role::Worker, SubjectKind::Host(HOST), vec![joined.into()]).await
+}
+
+async fn enrol(writer: &Writer, gateway: &Signer) -> KeyRing {
+    let mut ring = KeyRing::rooted_in(&writer.root.public()).expect("a derived key is not weak");
+    let keys = [
+        (&writer.commands, Role::Commands, None),
+        (&writer.worker, Role::Worker, Some(HOST)),
+        (gateway, Role::Gateway, None),
+    ];
+    for (signer, role, host) in keys {
+        let event = Event::from(KeyEnrolled { key: signer.id(), public: signer.public(), role, host });
+        ring.apply(&event, Sequence(1)).expect("a good key");
+        writer.append(Role::Root, SubjectKind::KeyRing, vec![event]).await;
+    }
+    ring
+}
+
+/// Waits until `find` finds something, ten seconds at most.
+pub async fn eventually<T>(mut find: impl FnMut() -> Option<T>) -> T {
+    let look = async {
+        loop {
+            if let Some(found) = find() {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), look).await.expect("it happens within ten seconds")
+}
