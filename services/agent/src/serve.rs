@@ -72,6 +72,11 @@ async fn route(guest: Arc<Guest>, request: Request<Incoming>) -> Handled {
             guest.set_envs(wish.envs)?;
             Ok(nothing())
         }
+        ("POST", route::CLOCK) => {
+            let wish: omnirun_agent_api::SetClock = parse(&read(body).await?)?;
+            crate::barrier::set_clock(wish.now)?;
+            Ok(nothing())
+        }
         ("GET", route::METRICS) => Ok(json(&metrics::read()?)),
         ("POST", route::CODE) => {
             let body = read(body).await?;

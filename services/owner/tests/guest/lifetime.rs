@@ -131,9 +131,30 @@ async fn a_paused_guest_stands_still_and_goes_on() {
         assert_eq!(owner.raw("POST", "/owner/pause", &Value::Null).await.0, 204);
     }
     assert_eq!(owner.status().await.stage, Stage::Paused);
+    // Long enough that a clock which stood still would be seen.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
     assert_eq!(owner.refused("POST", "/agent/commands", &json!({"command": "true"})).await.1, "paused");
     assert_eq!(owner.raw("POST", "/owner/resume", &Value::Null).await.0, 204);
-    assert_eq!(owner.run("echo on").await["stdout"], "on\n");
+    let before = now_ms();
+    let shown = owner.run("date +%s%3N").await["stdout"].as_str().expect("text").trim().to_owned();
+    let inside: u64 = shown.parse().expect("a number");
+    assert!((before - 20..=now_ms() + 20).contains(&inside), "its clock stood still: {inside} at {before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_has_a_fine_clock_that_the_hosts_load_does_not_take_away() {
+    let mut owner = Owner::claimed().await;
+    // The kernel takes about a second to go from the counter's early form to its final one; its watchdog, where it has
+    // one, has looked by then.
+    let since = std::time::Instant::now();
+    loop {
+        let shown = owner.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource").await;
+        match shown["stdout"].as_str() {
+            Some("tsc\n") => return,
+            Some("tsc-early\n") => assert!(since.elapsed() < LIMIT, "it stays at the early form"),
+            other => panic!("the clock is {other:?}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
