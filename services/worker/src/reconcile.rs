@@ -187,3 +187,6 @@ fn about_sandbox(
         Phase::Running { .. } | Phase::Stopping { .. } => (!is_alive).then_some(Action::Report(sandbox)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -214,3 +214,6 @@ impl Publisher {
 fn placed(stored: &Stored) -> Result<Placed, PublishError> {
     Ok((stored.sequence, codec::decode(&stored.record).map_err(PublishError::Decode)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! A worker that comes back: what lives is taken over, what died is reported, what must not live is ended.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use omnirun_events::event::Event;
+use omnirun_events::sandbox::StopReason;
+use omnirun_events::unit::Seconds;
+use omnirun_projections::sandboxes::State;
+use omnirun_vmm_api::owner::{SOCKET, STATUS, Status};
+use omnirun_worker::Stop;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tokio::net::UnixStream;
+
+use crate::bed::{Bed, count, names, sandbox, wait};
+
+/// The owner processes that answer below a state directory.
+pub async fn owners(state: &Path) -> Vec<Pid> {
+    let mut pids = Vec::new();
+    for directory in names(&state.join("guests")) {
+        let Ok(stream) = UnixStream::connect(directory.join(SOCKET)).await else { continue };
+        let (mut requests, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an owner process");
+        tokio::spawn(connection);
+        let request = Request::get(format!("http://owner{STATUS}")).body(Empty::<Bytes>::new()).expect("good");
+        let answer = requests.send_request(request).await.expect("an answer");
+        let body = answer.into_body().collect().await.expect("an answer").to_bytes();
+        let status: Status = serde_json::from_slice(&body).expect("a status");
+        pids.extend(Pid::from_raw(status.owner_pid as i32));
+    }
+    pids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_worker_takes_over_what_lives() {
+    let bed = Bed::new().await;
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    worker.stop(Stop::Leave).await;
+    let before = owners(&bed.state(1)).await;
+    assert_eq!(before.len(), 1);
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(51), "base", Seconds(300)).await;
+    bed.running(sandbox(51)).await;
+    assert!(owners(&bed.state(1)).await.contains(&before[0]), "its guest lived on");
+    bed.request_stop(sandbox(50)).await;
+    assert_eq!(bed.ended(sandbox(50)).await.state, State::Stopped(StopReason::Requested));
+    let history = bed.history(sandbox(50)).await;
+    assert_eq!(count(&history, |event| matches!(event, Event::SandboxStarted(_))), 1, "{history:?}");
+    worker.stop(Stop::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_while_the_worker_was_away_is_reported_once() {
+    let bed = Bed::new().await;
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(50), "base", Seconds(1)).await;
+    bed.request(sandbox(51), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    bed.running(sandbox(51)).await;
+    worker.stop(Stop::Leave).await;
+    let state = bed.state(1);
+    wait("the first one's time to be up", || {
+        names(&state.join("guests")).iter().any(|guest| guest.join("final.json").exists())
+    })
+    .await;
+    for pid in owners(&state).await {
+        kill_process(pid, Signal::KILL).expect("it is ours");
+    }
+    let worker = bed.worker(1).await;
+    assert_eq!(bed.ended(sandbox(50)).await.state, State::Stopped(StopReason::TimedOut));
+    assert_eq!(bed.ended(sandbox(51)).await.state, State::Stopped(StopReason::OwnerDied));
+    bed.nothing_left(1).await;
+    worker.stop(Stop::Leave).await;
+    for id in [sandbox(50), sandbox(51)] {
+        let history = bed.history(id).await;
+        assert_eq!(count(&history, |event| matches!(event, Event::SandboxStopped(_))), 1, "{history:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_worker_ends_what_was_stopped_and_what_nobody_has() {
+    let bed = Bed::new().await;
+    let mut parts = bed.parts(1);
+    parts.config.templates[0].pool = 1;
+    let worker = omnirun_worker::Worker::start(parts).await.expect("a good host");
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    wait("a guest in the pool", || names(&bed.state(1).join("guests")).len() == 4).await;
+    // Stops at once, as a crash would: its pool guest lives on.
+    drop(worker);
+    let owners = owners(&bed.state(1)).await;
+    assert_eq!(owners.len(), 2);
+    bed.request_stop(sandbox(50)).await;
+    let worker = bed.worker(1).await;
+    assert_eq!(bed.ended(sandbox(50)).await.state, State::Stopped(StopReason::Requested));
+    bed.nothing_left(1).await;
+    wait("both processes to be gone", || owners.iter().all(|pid| test_kill_process(*pid).is_err())).await;
+    worker.stop(Stop::Leave).await;
+}
