@@ -116,11 +116,18 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
 async fn time_is_up(mut end: watch::Receiver<Option<UnixMillis>>) {
     loop {
         let at = *end.borrow_and_update();
-        let left = at.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.0.saturating_sub(now().0)));
+        let left =
+            at.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.0.saturating_sub(now().0)));
         if left.is_zero() {
             return;
         }
         drop(tokio::time::timeout(left, end.changed()).await);
+    }
+}
+
+async fn gone(directory: &Path) {
+    while directory.exists() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -161,6 +168,8 @@ async fn main() {
         state.end(EndReason::StartFailed);
     }
     tokio::select! {
+        // A test that failed has removed its directories.
+        () = gone(&directory) => return,
         () = state.ending.notified() => {}
         () = time_is_up(state.end.subscribe()) => state.end(EndReason::EndTime),
     }

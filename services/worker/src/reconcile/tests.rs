@@ -52,8 +52,9 @@ fn a_claimed_sandbox_whose_guest_lives_is_announced_even_late() {
 }
 
 #[test]
-fn a_claimed_sandbox_whose_guest_died_has_failed() {
-    check(claimed(1_000), Some(Stage::Gone), &[Action::Fail(id())]);
+fn a_claimed_sandbox_whose_guest_died_before_it_was_announced_gets_another_one_in_time() {
+    check(claimed(1_000), Some(Stage::Gone), &[Action::Start(id())]);
+    check(claimed(999), Some(Stage::Gone), &[Action::Fail(id())]);
 }
 
 #[test]
@@ -107,8 +108,11 @@ fn the_workers_own_guests_are_left_alone_and_an_earlier_workers_are_ended() {
 #[test]
 fn what_must_not_live_is_ended_before_anything_is_started() {
     let log = LogView::from([(id(), Phase::Claimed { deadline: NOW })]);
-    let guests =
-        [GuestView { vm: vm(), tenant: Tenant::Sandbox(SandboxId::from_bytes([9; 16])), stage: Stage::Waiting }];
+    let guests = [GuestView {
+        vm: vm(),
+        tenant: Tenant::Sandbox(SandboxId::from_bytes([9; 16])),
+        stage: Stage::Waiting,
+    }];
     let actions = plan(&log, &guests, Mode::Serving, NOW);
     assert_eq!(actions, [Action::Kill(vm(), EndReason::NotNeeded), Action::Start(id())]);
 }

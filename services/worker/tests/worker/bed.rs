@@ -13,7 +13,7 @@ use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
 use omnirun_events::keys::KeyEnrolled;
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Append, AppendError, Batch, Entry, Read, Sequence, read_to_end};
-use omnirun_events::sandbox::{Network, SandboxRequested, StopRequested, TimeoutExtended};
+use omnirun_events::sandbox::{Network, SandboxClaimed, SandboxRequested, StopRequested, TimeoutExtended};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Timestamp, Vcpus};
@@ -93,17 +93,27 @@ fn worker_key(number: u8) -> Signer {
     Signer::from_seed(&[100 + number; 32], Role::Worker)
 }
 
+fn root() -> Signer {
+    Signer::from_seed(&[9; 32], Role::Root)
+}
+
 impl Bed {
     /// A log with enrolled keys: commands, a gateway, and the workers of hosts 1 and 2.
     pub async fn new() -> Self {
         let log = MemoryLog::default();
-        let root = Signer::from_seed(&[9; 32], Role::Root);
         let commands = Signer::from_seed(&[10; 32], Role::Commands);
         let gateway = Signer::from_seed(&[11; 32], Role::Gateway);
         let store = Cuttable { log: log.clone(), is_cut: Arc::default(), refused: Arc::default() };
         let follower =
-            follow(Arc::new(log.clone()), root.public(), Source::Events, None).await.expect("an empty log");
-        let bed = Self { log, store, gateway, commands, follower, directory: tempfile::tempdir().expect("a place") };
+            follow(Arc::new(log.clone()), root().public(), Source::Events, None).await.expect("an empty log");
+        let bed = Self {
+            log,
+            store,
+            gateway,
+            commands,
+            follower,
+            directory: tempfile::tempdir().expect("a place"),
+        };
         let keys = [
             (Role::Commands, &bed.commands, None),
             (Role::Gateway, &bed.gateway, None),
@@ -111,17 +121,32 @@ impl Bed {
             (Role::Worker, &worker_key(2), Some(host(2))),
         ];
         for (role, signer, host) in keys {
-            let enrolled = KeyEnrolled { key: signer.id(), public: signer.public(), role, host };
-            bed.append(&root, Actor::Operator, SubjectKind::KeyRing, enrolled).await;
+            bed.enrol(role, signer, host).await;
         }
         bed
+    }
+
+    async fn enrol(&self, role: Role, signer: &Signer, host: Option<HostId>) {
+        let enrolled = KeyEnrolled { key: signer.id(), public: signer.public(), role, host };
+        self.append(&root(), Actor::Operator, SubjectKind::KeyRing, enrolled).await;
+    }
+
+    /// Enrols the worker of a host that is not enrolled from the start.
+    pub async fn enrol_worker(&self, number: u8) {
+        self.enrol(Role::Worker, &worker_key(number), Some(host(number))).await;
     }
 
     async fn append(&self, signer: &Signer, actor: Actor, kind: SubjectKind, event: impl Into<Event>) {
         let subject = Subject::from(kind);
         let commit = CommitId::from_bytes(random());
-        let draft =
-            Draft { commit, subject: subject.clone(), at: now(), actor, cause: None, events: vec![event.into()] };
+        let draft = Draft {
+            commit,
+            subject: subject.clone(),
+            at: now(),
+            actor,
+            cause: None,
+            events: vec![event.into()],
+        };
         loop {
             let last = self.log.last(&subject).await.expect("memory");
             let head = last.map_or(Head::EMPTY, |stored| {
@@ -164,6 +189,12 @@ impl Bed {
         self.say(SubjectKind::Admission(account()), extended).await;
     }
 
+    /// Claims a sandbox as a host's worker that crashed right after.
+    pub async fn claim(&self, number: u8, id: SandboxId) {
+        let (kind, event) = (SubjectKind::Sandbox(account(), id), SandboxClaimed { host: host(number) });
+        self.append(&worker_key(number), Actor::Host(host(number)), kind, event).await;
+    }
+
     /// Cuts the workers off from appending, or heals it.
     pub fn cut(&self, is_cut: bool) {
         self.store.is_cut.store(is_cut, Ordering::SeqCst);
@@ -187,7 +218,8 @@ impl Bed {
     ) -> impl Future<Output = Sandbox> + use<W> {
         let (live, caller) = (self.live(), std::panic::Location::caller());
         async move {
-            let found = live.until(PATIENCE, |directory| directory.sandboxes.get(id).filter(|s| wanted(s)).cloned());
+            let found =
+                live.until(PATIENCE, |directory| directory.sandboxes.get(id).filter(|s| wanted(s)).cloned());
             let found = found.await;
             let state = live.view(|directory, _| directory.sandboxes.get(id).map(|s| s.state));
             found.unwrap_or_else(|error| panic!("{caller}: {error}; the sandbox is {state:?}"))
@@ -215,7 +247,8 @@ impl Bed {
     }
 
     async fn events(&self, log: Log, subject: &Subject) -> Vec<Event> {
-        let records = read_to_end(&self.log, log, Filter::exactly(subject), Sequence::NONE).await.expect("memory");
+        let records =
+            read_to_end(&self.log, log, Filter::exactly(subject), Sequence::NONE).await.expect("memory");
         records.iter().flat_map(|stored| codec::decode(&stored.record).expect("a record").events).collect()
     }
 
@@ -231,7 +264,9 @@ impl Bed {
             let directory = images.join("templates").join(name);
             std::fs::create_dir_all(&directory).expect("writable");
             let digest = "0a".repeat(32);
-            let text = format!(r#"{{"name":"{name}","kernel":"{digest}","initramfs":"{digest}","root":"{digest}"}}"#);
+            let text = format!(
+                r#"{{"name":"{name}","kernel":"{digest}","initramfs":"{digest}","root":"{digest}"}}"#
+            );
             std::fs::write(directory.join("template.json"), text).expect("writable");
         }
         images
@@ -279,7 +314,9 @@ impl Bed {
 
     /// Waits until a host has no trace of a guest on its disk.
     pub async fn nothing_left(&self, number: u8) {
-        let left = || ["guests", "sandboxes"].iter().flat_map(|name| names(&self.state(number).join(name))).collect();
+        let left = || {
+            ["guests", "sandboxes"].iter().flat_map(|name| names(&self.state(number).join(name))).collect()
+        };
         wait("traces to be gone", || {
             let left: Vec<PathBuf> = left();
             left.is_empty()

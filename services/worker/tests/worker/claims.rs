@@ -6,7 +6,7 @@ use omnirun_events::unit::Seconds;
 use omnirun_projections::sandboxes::State;
 use omnirun_worker::{Stop, Worker};
 
-use crate::bed::{Bed, count, host, sandbox, wait};
+use crate::bed::{Bed, PATIENCE, count, host, sandbox, wait};
 
 /// Requests in the race.
 const REQUESTS: u8 = 24;
@@ -79,4 +79,21 @@ async fn a_waiting_guest_is_given_out_and_replaced() {
     wait("the third guest", || waiting() == 3).await;
     worker.stop(Stop::Drain).await;
     bed.nothing_left(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_says_nothing_until_its_key_is_enrolled() {
+    let bed = Bed::new().await;
+    let worker = bed.worker(3).await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    // Host 1 has the sandbox: host 3 had its chance and did not take it.
+    let other = bed.worker(1).await;
+    assert_eq!(bed.running(sandbox(50)).await.host, Some(host(1)));
+    assert!(bed.live().view(|directory, _| directory.hosts.get(host(3)).is_none()));
+    bed.enrol_worker(3).await;
+    let joined = bed.live();
+    let joined = joined.until(PATIENCE, |directory| directory.hosts.get(host(3)).map(drop));
+    joined.await.expect("it joins once it is enrolled, and the directory believes it");
+    worker.stop(Stop::Leave).await;
+    other.stop(Stop::Drain).await;
 }

@@ -36,7 +36,11 @@ impl ServerCertVerifier for Pinned {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = Digest(sha2::Sha256::digest(end_entity).into());
-        if found == self.0 { Ok(ServerCertVerified::assertion()) } else { Err(Error::General("another".into())) }
+        if found == self.0 {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::General("another".into()))
+        }
     }
 
     fn verify_tls12_signature(
@@ -78,8 +82,9 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from("omnirun-worker").expect("a name");
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let (requests, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+        let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
         tokio::spawn(connection);
         Ok(Self(requests))
     }

@@ -11,7 +11,9 @@ use crate::bed::{Bed, count, host, now, sandbox};
 
 async fn readings(bed: &Bed) -> Vec<UsageMetered> {
     let events = bed.readings(sandbox(50)).await.into_iter();
-    events.filter_map(|event| if let Event::UsageMetered(reading) = event { Some(reading) } else { None }).collect()
+    events
+        .filter_map(|event| if let Event::UsageMetered(reading) = event { Some(reading) } else { None })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,10 +23,13 @@ const READINGS: u32 = 20;
 async fn published(bed: &Bed) -> Vec<u32> {
     let slot = Slot::of(Timestamp(1));
     let kind = SubjectKind::Usage(slot, AccountId::from_bytes([1; 16]), SandboxId::from_bytes([2; 16]));
-    let records = read_to_end(&bed.log, Log::Usage(slot), Filter::exactly(&kind.into()), Sequence::NONE).await;
+    let records =
+        read_to_end(&bed.log, Log::Usage(slot), Filter::exactly(&kind.into()), Sequence::NONE).await;
     let records = records.expect("memory");
     let events = records.iter().flat_map(|stored| codec::decode(&stored.record).expect("a record").events);
-    events.filter_map(|event| if let Event::UsageMetered(m) = event { Some(m.period) } else { None }).collect()
+    events
+        .filter_map(|event| if let Event::UsageMetered(m) = event { Some(m.period) } else { None })
+        .collect()
 }
 
 fn publisher(bed: &Bed, outbox: &Outbox) -> Publisher {
@@ -44,8 +47,12 @@ async fn drafts_of_a_killed_process_are_published_exactly_once() {
     let bed = Bed::new().await;
     let directory = tempfile::tempdir().expect("a place");
     let mut command = Command::new(example("outbox_writer"));
-    let mut writer =
-        command.arg(directory.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it is built");
+    let mut writer = command
+        .arg(directory.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it is built");
     let mut line = String::new();
     let mut output = std::io::BufReader::new(writer.stdout.take().expect("piped"));
     output.read_line(&mut line).expect("it says when it has written");
@@ -90,6 +97,7 @@ async fn nothing_is_lost_while_the_log_is_away() {
     bed.cut(false);
     wait("the outbox to be empty", || outbox.is_empty()).await;
     task.abort();
-    let last = omnirun_events::Read::last(&bed.log, &draft.subject).await.expect("memory").expect("published");
+    let last =
+        omnirun_events::Read::last(&bed.log, &draft.subject).await.expect("memory").expect("published");
     assert_eq!(codec::decode(&last.record).expect("a record").header.commit, draft.commit);
 }

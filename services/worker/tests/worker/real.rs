@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use hyper::StatusCode;
-use omnirun_events::sandbox::StopReason;
 use omnirun_events::event::Event;
+use omnirun_events::sandbox::StopReason;
 use omnirun_events::unit::Seconds;
 use omnirun_projections::sandboxes::State;
 use omnirun_worker::{Stop, Worker};
@@ -16,7 +16,8 @@ use crate::client::{Client, capability};
 
 fn images() -> PathBuf {
     let place = std::env::var_os("OMNIRUN_IMAGES").map(PathBuf::from);
-    let place = place.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.data/images")));
+    let place =
+        place.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.data/images")));
     place.canonicalize().expect("a template store: run scripts/guest-image as root")
 }
 

@@ -26,7 +26,8 @@ pub async fn owners(state: &Path) -> Vec<Pid> {
         let (mut requests, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("an owner process");
         tokio::spawn(connection);
-        let request = Request::get(format!("http://owner{STATUS}")).body(Empty::<Bytes>::new()).expect("good");
+        let request =
+            Request::get(format!("http://owner{STATUS}")).body(Empty::<Bytes>::new()).expect("good");
         let answer = requests.send_request(request).await.expect("an answer");
         let body = answer.into_body().collect().await.expect("an answer").to_bytes();
         let status: Status = serde_json::from_slice(&body).expect("a status");
@@ -102,4 +103,22 @@ async fn a_restarted_worker_ends_what_was_stopped_and_what_nobody_has() {
     bed.nothing_left(1).await;
     wait("both processes to be gone", || owners.iter().all(|pid| test_kill_process(*pid).is_err())).await;
     worker.stop(Stop::Leave).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_a_crash_left_between_claim_and_guest_gets_a_guest() {
+    let bed = Bed::new().await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.claim(1, sandbox(50)).await;
+    // What a crash just before the owner process ran would leave: the lock and the note of the sandbox.
+    let (guests, sandboxes) = (bed.state(1).join("guests"), bed.state(1).join("sandboxes"));
+    for directory in [&guests, &sandboxes] {
+        std::fs::create_dir_all(directory).expect("writable");
+    }
+    std::fs::write(guests.join("vm-1.lock"), "").expect("writable");
+    std::os::unix::fs::symlink("vm-1", sandboxes.join(sandbox(50).to_string())).expect("writable");
+    let worker = bed.worker(1).await;
+    bed.running(sandbox(50)).await;
+    worker.stop(Stop::Drain).await;
+    bed.nothing_left(1).await;
 }

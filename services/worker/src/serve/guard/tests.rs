@@ -73,7 +73,12 @@ fn sandboxes(since: &[Event]) -> Sandboxes {
 }
 
 fn capability() -> Capability {
-    Capability { sandbox: id(), account: account(), verbs: vec![Verb::Use], expires_at: NOW.after(Millis(1_000)) }
+    Capability {
+        sandbox: id(),
+        account: account(),
+        verbs: vec![Verb::Use],
+        expires_at: NOW.after(Millis(1_000)),
+    }
 }
 
 #[track_caller]
@@ -118,7 +123,9 @@ fn a_capability_of_another_time_account_or_key_opens_nothing() {
 #[test]
 fn a_sandbox_of_another_host_is_not_here_and_one_that_ends_is_not_open() {
     let (path, text) = (format!("/{}/code", id()), capability().sign(&gateway()));
-    let check = |sandboxes: &Sandboxes, host| super::check(&path, Some(text.as_bytes()), sandboxes, &ring(), host, NOW);
+    let check = |sandboxes: &Sandboxes, host| {
+        super::check(&path, Some(text.as_bytes()), sandboxes, &ring(), host, NOW)
+    };
     assert_eq!(check(&sandboxes(&[]), HostId::from_bytes([4; 16])), Err(NOT_FOUND));
     assert_eq!(check(&sandboxes(&[StopRequested {}.into()]), host()), Err(NOT_RUNNING));
     assert_eq!(check(&Sandboxes::default(), host()), Err(NOT_FOUND));
