@@ -153,7 +153,8 @@ fn reseed(entropy: &[u8; ENTROPY_BYTES]) -> io::Result<()> {
     Ok(())
 }
 
-fn set_clock(now: UnixMillis) -> Result<(), No> {
+/// Sets the wall clock.
+pub fn set_clock(now: UnixMillis) -> Result<(), No> {
     let seconds =
         i64::try_from(now.0 / 1000).map_err(|_| No::invalid("bad_clock", "the time is out of range"))?;
     let nanos = i64::try_from(now.0 % 1000).unwrap_or(0) * 1_000_000;

@@ -50,6 +50,10 @@ async fn route(guest: Arc<Guest>, request: Request<Incoming>) -> Handled {
             return Ok(json(&Health { stage: guest.stage(), version: env!("CARGO_PKG_VERSION").to_owned() }));
         }
         ("POST", route::PERSONALISE) => return Ok(json(&guest.personalise(parse(&read(body).await?)?)?)),
+        ("POST", route::WARM) if guest.stage() == Stage::Barrier => {
+            code::warm().await?;
+            return Ok(nothing());
+        }
         _ if guest.stage() == Stage::Barrier => {
             return Err(No::new(
                 hyper::StatusCode::CONFLICT,
@@ -66,6 +70,11 @@ async fn route(guest: Arc<Guest>, request: Request<Incoming>) -> Handled {
         ("POST", route::ENVS) => {
             let wish: omnirun_agent_api::SetEnvs = parse(&read(body).await?)?;
             guest.set_envs(wish.envs)?;
+            Ok(nothing())
+        }
+        ("POST", route::CLOCK) => {
+            let wish: omnirun_agent_api::SetClock = parse(&read(body).await?)?;
+            crate::barrier::set_clock(wish.now)?;
             Ok(nothing())
         }
         ("GET", route::METRICS) => Ok(json(&metrics::read()?)),

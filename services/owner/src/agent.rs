@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use omnirun_agent_api::{Personalise, Personalised, Refusal, route};
+use omnirun_agent_api::{Personalise, Personalised, Refusal, SetClock, UnixMillis, route};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -88,6 +88,23 @@ impl Agent {
         let answer =
             tokio::time::timeout(limit, self.send(request)).await.map_err(|_| AgentError::Silent)??;
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(AgentError::Nonsense) }
+    }
+
+    /// Lets a guest that is to be snapshotted run what every guest runs first.
+    pub async fn warm(&self) -> Result<(), AgentError> {
+        self.tell(route::WARM, Bytes::new()).await
+    }
+
+    /// Sets the clock of a guest that was paused.
+    pub async fn set_clock(&self, now: UnixMillis) -> Result<(), AgentError> {
+        let text = serde_json::to_vec(&SetClock { now }).map_err(|_| AgentError::Nonsense)?;
+        self.tell(route::CLOCK, text.into()).await
+    }
+
+    async fn tell(&self, path: &str, body: Bytes) -> Result<(), AgentError> {
+        let asked = self.send(message("POST", path, body));
+        let answer = tokio::time::timeout(ANSWER_WAIT_MAX, asked).await.map_err(|_| AgentError::Silent)??;
+        if answer.status().is_success() { Ok(()) } else { Err(AgentError::Nonsense) }
     }
 
     /// Makes the guest different from all others.

@@ -55,7 +55,7 @@ pub fn nothing() -> Response<Body> {
 
 /// A refusal as an answer.
 pub fn refusal(No(status, refusal): No) -> Response<Body> {
-    Response::from(with(status, json_text(&refusal)))
+    with(status, json_text(&refusal))
 }
 
 fn json_text(refusal: &Refusal) -> Vec<u8> {

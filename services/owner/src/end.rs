@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    clock,
+    clock, complain,
     owner::{Ending, Owner},
-    serve, start, with_causes,
+    serve, start,
 };
 
 /// The wall clock may be set while we wait for a time, so it is looked at again at least this often.
@@ -25,12 +25,21 @@ const CLOCK_LOOK: Duration = Duration::from_secs(1);
 /// After the teardown, time for the answers to those who asked for it.
 const FAREWELL: Duration = Duration::from_millis(100);
 
+/// Something around the guest's life failed.
+#[derive(Debug, thiserror::Error)]
+enum EndError {
+    #[error("cannot open the socket in the state directory")]
+    Socket(#[source] io::Error),
+    #[error("cannot tidy up the state directory")]
+    TidyUp(#[source] io::Error),
+}
+
 /// Lives with the guest, from its start to its end.
 pub async fn live(owner: Arc<Owner>) -> ExitCode {
     let listener = match serve::listen(&owner) {
         Ok(listener) => listener,
         Err(error) => {
-            eprintln!("omnirun vmm: cannot open the socket in the state directory: {error}");
+            complain(&EndError::Socket(error));
             return ExitCode::FAILURE;
         }
     };
@@ -53,7 +62,7 @@ pub async fn live(owner: Arc<Owner>) -> ExitCode {
 }
 
 /// Starts the guest and waits for the first reason to end it.
-async fn wait(owner: &Owner) -> Ending {
+async fn wait(owner: &Arc<Owner>) -> Ending {
     let mut endings = owner.endings.lock().await;
     let by_itself = |reason| Ending { reason, tell: None };
     let mut terminate = match signal(SignalKind::terminate()) {
@@ -64,7 +73,7 @@ async fn wait(owner: &Owner) -> Ending {
         started = start::start(owner) => match started {
             Ok(hung_up) => hung_up,
             Err(error) => {
-                eprintln!("omnirun vmm: {}", with_causes(&error));
+                complain(&error);
                 return by_itself(EndReason::StartFailed);
             }
         },
@@ -118,6 +127,8 @@ async fn time_is_up(mut end: watch::Receiver<Option<UnixMillis>>) {
 
 /// Ends the guest and removes everything but the numbers.
 async fn tear_down(owner: &Owner, reason: EndReason) -> Final {
+    // A start that was interrupted goes on in its thread; what it has started must be ended too.
+    let _started = owner.starting.acquire().await;
     let stats = match owner.with_guest(|guest| guest.kill()).await {
         Some(Ok(stats)) => stats,
         _ => Stats::default(),
@@ -129,7 +140,7 @@ async fn tear_down(owner: &Owner, reason: EndReason) -> Final {
         life.guest = None;
     }
     if let Err(error) = leave(&owner.spec.state_dir, &left) {
-        eprintln!("omnirun vmm: cannot tidy up the state directory: {error}");
+        complain(&EndError::TidyUp(error));
     }
     left
 }

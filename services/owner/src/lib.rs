@@ -24,10 +24,18 @@ mod end;
 
 mod clock;
 
-use std::{fs, io, io::Read, os::unix::fs::DirBuilderExt, process::ExitCode, sync::Arc};
+use std::{
+    fs, io,
+    io::{Read, Write},
+    os::unix::fs::DirBuilderExt,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use omnirun_vmm::{choose, store::Template};
 use omnirun_vmm_api::owner::OwnerSpec;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use owner::Owner;
 
@@ -43,7 +51,7 @@ pub fn main() -> ExitCode {
     match prepare(started) {
         Ok(owner) => run(owner),
         Err(error) => {
-            eprintln!("omnirun vmm: {}", with_causes(&*error));
+            complain(&*error);
             ExitCode::from(EXIT_BAD_SPEC)
         }
     }
@@ -52,6 +60,7 @@ pub fn main() -> ExitCode {
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn prepare(started: clock::Started) -> Result<Owner, AnyError> {
+    forbid_core_files()?;
     let mut text = Vec::new();
     io::stdin().take(SPEC_BYTES_MAX).read_to_end(&mut text)?;
     let spec: OwnerSpec = serde_json::from_slice(&text)?;
@@ -68,7 +77,7 @@ fn run(owner: Owner) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("omnirun vmm: {error}");
+            complain(&error);
             return ExitCode::FAILURE;
         }
     };
@@ -79,12 +88,21 @@ fn run(owner: Owner) -> ExitCode {
     code
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+/// Says on standard error what failed, with its causes. The worker that would read it may be gone, which is no reason
+/// to panic.
+fn complain(error: &(dyn std::error::Error + 'static)) {
+    let mut text = format!("omnirun vmm: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    text
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Users' data passes through this process, so it must never be written to a core file. A limit of 1, not 0: it is
+/// less than any core file, and it is the one value that the kernel also obeys where cores go to a program (core(5)).
+fn forbid_core_files() -> Result<(), rustix::io::Errno> {
+    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }

@@ -9,7 +9,7 @@ use omnirun_vmm_api::{
     owner::{Claimed, EndReason, Final, OwnerSpec, Stage, StartFrom, Status, Usage},
     unit::{Bytes, Millis},
 };
-use tokio::sync::{Mutex as AsyncMutex, oneshot, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 
 use crate::{agent::Agent, clock};
 
@@ -50,6 +50,8 @@ pub struct Owner {
     pub started: clock::Started,
     /// Held by a request that changes the stage, so that two cannot mix.
     pub changing: AsyncMutex<()>,
+    /// Held by the thread that starts a guest, until the guest is in [`Life`].
+    pub starting: Arc<Semaphore>,
     pub end: watch::Sender<Option<UnixMillis>>,
     pub ending: tokio::sync::mpsc::Sender<Ending>,
     pub endings: AsyncMutex<tokio::sync::mpsc::Receiver<Ending>>,
@@ -99,6 +101,7 @@ impl Owner {
             monitor: monitor.into(),
             started,
             changing: AsyncMutex::new(()),
+            starting: Arc::new(Semaphore::new(1)),
             end: watch::Sender::new(None),
             ending,
             endings: AsyncMutex::new(endings),

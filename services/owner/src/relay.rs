@@ -18,8 +18,8 @@ const PASSING: [&str; 5] =
 pub async fn relay(owner: &Owner, parts: Parts, body: Incoming) -> Handled {
     let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
     let path = path.strip_prefix(AGENT).unwrap_or("");
-    if parts.uri.path().strip_prefix(AGENT) == Some(route::PERSONALISE) {
-        return Err(No::new(StatusCode::NOT_FOUND, "not_found", "guests are personalised by a claim only"));
+    if matches!(parts.uri.path().strip_prefix(AGENT), Some(route::PERSONALISE | route::WARM | route::CLOCK)) {
+        return Err(No::new(StatusCode::NOT_FOUND, "not_found", "that route is for the owner alone"));
     }
     let agent = {
         let life = owner.life();

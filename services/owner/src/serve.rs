@@ -167,6 +167,11 @@ async fn change(owner: &Owner, wanted: Stage) -> Handled {
     match done.await {
         Some(Ok(())) => {
             owner.life().stage = wanted;
+            let agent = owner.life().agent.clone();
+            if let (Stage::Claimed, Some(agent)) = (wanted, agent) {
+                // Its clock stood still with it. A guest whose agent does not listen any more keeps the old time.
+                let _ = agent.set_clock(omnirun_agent_api::UnixMillis(clock::now().0)).await;
+            }
             Ok(nothing())
         }
         _ => Err(internal("the monitor did not do it")),

@@ -45,14 +45,21 @@ pub fn discard(owner: &Owner) {
 /// Takes the snapshot. The guest is of no use afterwards: its port is closed for good.
 pub async fn take(owner: &Owner) -> Result<Snapshotted, No> {
     let _changing = owner.changing.lock().await;
-    {
-        let mut life = owner.life();
+    let agent = {
+        let life = owner.life();
         if owner.spec.purpose != Purpose::Snapshot || life.stage != Stage::Ready {
             return Err(No::conflict(
                 "not_for_snapshot",
                 "the guest is not an idle one that was booted for a snapshot",
             ));
         }
+        life.agent.clone()
+    };
+    if let Some(agent) = agent {
+        agent.warm().await.map_err(|_| internal("the guest's agent does not answer"))?;
+    }
+    {
+        let mut life = owner.life();
         life.stage = Stage::Ending;
         // The last handle of the connection: dropping it closes the port.
         life.agent = None;

@@ -3,7 +3,7 @@
 use std::{fs::File, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use omnirun_vmm_api::{
-    Guest, MonitorError, Purpose, VmSpec,
+    MonitorError, Purpose, VmSpec,
     owner::{Stage, StartFrom},
 };
 use tokio::sync::oneshot;
@@ -45,7 +45,7 @@ pub struct Alive {
 }
 
 /// Starts the guest as its spec wishes and notes it.
-pub async fn start(owner: &Owner) -> Result<oneshot::Receiver<()>, StartError> {
+pub async fn start(owner: &Arc<Owner>) -> Result<oneshot::Receiver<()>, StartError> {
     let alive = restore_or_boot(owner).await?;
     let mut life = owner.life();
     life.stage = Stage::Ready;
@@ -56,7 +56,7 @@ pub async fn start(owner: &Owner) -> Result<oneshot::Receiver<()>, StartError> {
     Ok(alive.hung_up)
 }
 
-async fn restore_or_boot(owner: &Owner) -> Result<Alive, StartError> {
+async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
     let wish = if owner.spec.purpose == Purpose::Snapshot { StartFrom::Boot } else { owner.spec.start_from };
     if wish != StartFrom::Boot {
         match snapshot::open(owner) {
@@ -81,7 +81,7 @@ async fn restore_or_boot(owner: &Owner) -> Result<Alive, StartError> {
 }
 
 /// Starts a guest once and waits for its agent. One that fails is killed when it is dropped.
-async fn bring_up(owner: &Owner, memory: Option<File>) -> Result<Alive, StartError> {
+async fn bring_up(owner: &Arc<Owner>, memory: Option<File>) -> Result<Alive, StartError> {
     let spec = VmSpec {
         files: owner.template.files.clone(),
         vcpus: owner.spec.vcpus,
@@ -93,16 +93,21 @@ async fn bring_up(owner: &Owner, memory: Option<File>) -> Result<Alive, StartErr
         Some(_) => (StartFrom::Snapshot, RESTORED_WAIT_MAX),
         None => (StartFrom::Boot, owner.spec.boot_limit.duration()),
     };
-    let monitor = owner.monitor.clone();
-    let started = tokio::task::spawn_blocking(move || match memory {
-        Some(memory) => monitor.restore(&spec, memory),
-        None => monitor.start(&spec),
+    let permit = owner.starting.clone().acquire_owned().await.map_err(|_| StartError::Interrupted)?;
+    let starter = owner.clone();
+    let started = tokio::task::spawn_blocking(move || {
+        let mut guest = match memory {
+            Some(memory) => starter.monitor.restore(&spec, memory)?,
+            None => starter.monitor.start(&spec)?,
+        };
+        let port = guest.take_port().expect("nobody has taken the port of a guest just started");
+        let guest = Arc::new(Mutex::new(guest));
+        // From here on a teardown finds it, whether somebody still waits for this start or not.
+        starter.life().guest = Some(guest.clone());
+        drop(permit);
+        Ok::<_, MonitorError>((guest, port))
     });
-    let mut guest: Box<dyn Guest> = started.await.map_err(|_| StartError::Interrupted)??;
-    let port = guest.take_port().expect("nobody has taken the port of a guest just started");
-    let guest = Arc::new(Mutex::new(guest));
-    // Until the agent answers, only its process's end can tell that it never will.
-    owner.life().guest = Some(guest.clone());
+    let (guest, port) = started.await.map_err(|_| StartError::Interrupted)??;
     let (agent, hung_up) = agent::connect(port).await?;
     let outcome = agent.wait_alive(limit).await;
     if let Err(error) = outcome {

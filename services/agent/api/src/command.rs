@@ -76,7 +76,7 @@ pub struct Outcome {
     pub stderr: String,
     /// The exit status; 128 + n when signal n ended it, 124 when the time limit did.
     pub exit_code: i32,
-    /// Present and true when output beyond 16 MiB was dropped.
+    /// Present and true when output was dropped because the answer would have been longer than 16 MiB.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
     /// Present and true when the time limit ended it.

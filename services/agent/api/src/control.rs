@@ -52,6 +52,13 @@ pub struct Personalised {
     pub instance: String,
 }
 
+/// Sets the guest's wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetClock {
+    /// The host's wall clock.
+    pub now: UnixMillis,
+}
+
 /// Adds to the environment that later commands start with; a name given again replaces its value.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetEnvs {

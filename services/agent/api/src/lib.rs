@@ -18,7 +18,7 @@ pub mod private;
 pub mod unit;
 
 pub use command::{CommandState, Language, Outcome, RunCode, StartCommand, Started, Stdin, StreamLine};
-pub use control::{Health, Metrics, Personalise, Personalised, SetEnvs, Stage};
+pub use control::{Health, Metrics, Personalise, Personalised, SetClock, SetEnvs, Stage};
 pub use error::Refusal;
 pub use file::{Content, Entry, Exists, Place, Rename, WriteFile};
 pub use private::Private;

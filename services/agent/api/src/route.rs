@@ -4,6 +4,11 @@
 pub const HEALTH: &str = "/health";
 /// `POST` [`crate::Personalise`]: [`crate::Personalised`]. Once per guest; opens every route below.
 pub const PERSONALISE: &str = "/personalise";
+/// `POST`: 204. Only before personalise: runs the shell and the interpreters on nothing, so that a snapshot taken
+/// afterwards has them in its page cache.
+pub const WARM: &str = "/warm";
+/// `POST` [`crate::SetClock`]: 204. For a guest that was paused: its clock stood still.
+pub const CLOCK: &str = "/clock";
 /// `POST` [`crate::SetEnvs`]: 204. Adds to the environment that every later command starts with.
 pub const ENVS: &str = "/envs";
 /// `GET`: [`crate::Metrics`].

@@ -8,9 +8,10 @@ use std::{
 use omnirun_agent_api::{Private, StreamLine, Timestamp};
 use tokio::sync::watch;
 
-/// Output kept of a foreground command, which is also the most that its answer holds, both streams together.
+/// Output kept of a foreground command, both streams together, counted as the JSON text that its answer will be: a
+/// NUL is six bytes there, and an answer larger than the guest's memory would end the guest.
 pub const FOREGROUND_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Output kept of a background command for those who subscribe later.
+/// Output kept of a background command for those who subscribe later, counted likewise.
 pub const BACKGROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Which stream something was printed on.
@@ -32,6 +33,7 @@ pub enum Keep {
 struct Piece {
     channel: Channel,
     text: String,
+    weight: usize,
     at: Timestamp,
 }
 
@@ -40,7 +42,7 @@ struct Kept {
     pieces: VecDeque<Piece>,
     /// Pieces dropped from the front.
     skipped: u64,
-    bytes: usize,
+    weight: usize,
     bytes_dropped: u64,
     exit_code: Option<i32>,
 }
@@ -70,6 +72,16 @@ pub struct Place {
     is_after_exit: bool,
 }
 
+/// Bytes of a text inside JSON: RFC 8259 section 7 with the short escapes that serde_json uses.
+fn json_length(text: &str) -> usize {
+    let of = |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(of).sum()
+}
+
 impl Output {
     pub fn new(keep: Keep, bytes_max: usize) -> Self {
         Self { keep, bytes_max, kept: Mutex::default(), changes: watch::Sender::new(0) }
@@ -82,17 +94,17 @@ impl Output {
     /// Adds what was printed.
     pub fn push(&self, channel: Channel, text: String, at: Timestamp) {
         let mut kept = self.kept();
-        let bytes = text.len();
-        if self.keep == Keep::First && kept.bytes + bytes > self.bytes_max {
-            kept.bytes_dropped += bytes as u64;
+        let weight = json_length(&text);
+        if self.keep == Keep::First && kept.weight + weight > self.bytes_max {
+            kept.bytes_dropped += text.len() as u64;
             return;
         }
-        kept.bytes += bytes;
-        kept.pieces.push_back(Piece { channel, text, at });
-        while kept.bytes > self.bytes_max
+        kept.weight += weight;
+        kept.pieces.push_back(Piece { channel, text, weight, at });
+        while kept.weight > self.bytes_max
             && let Some(oldest) = kept.pieces.pop_front()
         {
-            kept.bytes -= oldest.text.len();
+            kept.weight -= oldest.weight;
             kept.bytes_dropped += oldest.text.len() as u64;
             kept.skipped += 1;
         }
@@ -201,6 +213,14 @@ mod tests {
         }
         output.exit(0);
         assert_eq!(read_all(&output), ["dropped 2", "bb", "cc", "exit 0"]);
+    }
+
+    #[test]
+    fn output_is_counted_as_it_will_be_sent() {
+        for text in ["plain ä", "a\"b\\c\n\t\r", "\u{0}\u{1f}\u{8}\u{c}\u{7f}"] {
+            let sent = serde_json::to_string(text).expect("text is JSON");
+            assert_eq!(json_length(text), sent.len() - 2);
+        }
     }
 
     #[test]

@@ -111,6 +111,10 @@ async fn output_beyond_the_limit_is_cut_and_marked() {
     let length = ended["stdout"].as_str().expect("text").len();
     assert!((16_000_000..=16 * 1024 * 1024).contains(&length), "{length}");
     assert_eq!((&ended["truncated"], &ended["exit_code"]), (&json!(true), &json!(0)));
+    // As JSON this would be 120 MB, more than the guest has left.
+    let ended = guest.run("head -c 20000000 /dev/zero").await;
+    assert_eq!((&ended["truncated"], &ended["exit_code"]), (&json!(true), &json!(0)));
+    assert_eq!(guest.run("echo alive").await["stdout"], "alive\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

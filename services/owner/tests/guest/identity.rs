@@ -8,7 +8,7 @@ use omnirun_vmm_api::{
 };
 use serde_json::{Value, json};
 
-use crate::support::{Owner, start};
+use crate::support::{Owner, start, store};
 
 /// A shape of its own, so that no other test's snapshot is replaced.
 const MEMORY: MemoryMib = MemoryMib(200);
@@ -55,6 +55,28 @@ async fn guests_restored_from_one_snapshot_share_no_identity_and_no_randomness()
         }
     }
     assert_eq!(seen.len(), 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_snapshot_is_discarded_and_the_guest_boots() {
+    const SHAPE: MemoryMib = MemoryMib(201);
+    let mut template = start(|spec| {
+        spec.purpose = Purpose::Snapshot;
+        spec.memory = SHAPE;
+    })
+    .await;
+    let made: Snapshotted = template.ask("POST", "/owner/snapshot", &Value::Null).await;
+    template.left().await;
+    let directory = store().join("templates/base/snapshot").join(&made.key);
+    let memory = std::fs::File::options().write(true).open(directory.join("memory")).expect("it was made");
+    memory.set_len(made.bytes.0 / 2).expect("it is ours");
+    let mut guest = start(|spec| {
+        spec.memory = SHAPE;
+        spec.start_from = StartFrom::Auto;
+    })
+    .await;
+    assert_eq!(guest.status().await.started_from, Some(StartFrom::Boot));
+    assert!(!directory.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Duration};
 use omnirun_vmm_api::owner::{EndReason, Final, Stage};
 use serde_json::{Value, json};
 
-use crate::support::{LIMIT, Owner, is_alive, start};
+use crate::support::{LIMIT, Owner, begin, is_alive, start};
 
 async fn until(is_so: impl Fn() -> bool) {
     let since = std::time::Instant::now();
@@ -66,15 +66,86 @@ async fn a_guest_that_shuts_itself_down_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_is_ended_while_it_starts_leaves_only_its_numbers() {
+    let mut owner = begin(|_| ()).await;
+    let told: Final = owner.ask("POST", "/owner/kill", &json!({"reason": "not_needed"})).await;
+    assert_eq!((told.reason, told.usage.wall_ms.0), (EndReason::NotNeeded, 0));
+    assert_eq!(owner.left().await, told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_whose_caller_hangs_up_is_killed() {
+    let mut owner = Owner::claimed().await;
+    let wish = json!({"command": "sleep 1000", "timeout": 0});
+    let call = owner.raw("POST", "/agent/commands", &wish);
+    assert!(tokio::time::timeout(Duration::from_secs(1), call).await.is_err(), "it waits");
+    let since = std::time::Instant::now();
+    while owner.run("pgrep sleep").await["exit_code"] == 0 {
+        assert!(since.elapsed() < LIMIT, "the command lives on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_monitor_of_a_guest_sees_nothing_of_the_host() {
+    assert!(rustix::process::geteuid().is_root(), "this test needs root: so do namespaces");
+    let mut owner = Owner::claimed().await;
+    let monitor = owner.status().await.monitor_pid.expect("QEMU is a process");
+    let of = |name: &str| fs::read_link(format!("/proc/{monitor}/{name}")).expect("it lives");
+    for space in ["net", "mnt", "pid", "ipc", "uts"] {
+        let own = fs::read_link(format!("/proc/self/ns/{space}")).expect("Linux has it");
+        assert_ne!(of(&format!("ns/{space}")), own, "it shares the host's {space} namespace");
+    }
+    let mut names: Vec<_> =
+        fs::read_dir(format!("/proc/{monitor}/root")).expect("it lives").flatten().collect();
+    names.sort_by_key(fs::DirEntry::file_name);
+    let names: Vec<_> = names.iter().map(|entry| entry.file_name().into_string().expect("plain")).collect();
+    assert_eq!(names, ["dev", "initramfs", "kernel", "lib", "lib64", "root.sqfs", "usr"]);
+    let status = fs::read_to_string(format!("/proc/{monitor}/status")).expect("it lives");
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).expect("proc(5)").trim().to_owned()
+    };
+    let id = (1_900_000_000 + owner.process.id()).to_string();
+    assert_eq!(field("Uid:"), [id.as_str(); 4].join("\t"));
+    assert_eq!((field("CapEff:").as_str(), field("NoNewPrivs:").as_str()), ("0000000000000000", "1"));
+    assert_eq!(field("Seccomp:"), "2");
+    let limits = fs::read_to_string(format!("/proc/{monitor}/limits")).expect("it lives");
+    let limit = |name: &str| {
+        limits
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("proc(5)")
+            .split_whitespace()
+            .next()
+            .map(str::to_owned)
+    };
+    assert_eq!(
+        (limit("Max file size").as_deref(), limit("Max core file size").as_deref()),
+        (Some("0"), Some("1"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_guest_stands_still_and_goes_on() {
     let mut owner = Owner::claimed().await;
     for _ in 0..2 {
         assert_eq!(owner.raw("POST", "/owner/pause", &Value::Null).await.0, 204);
     }
     assert_eq!(owner.status().await.stage, Stage::Paused);
+    // Long enough that a clock which stood still would be seen.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
     assert_eq!(owner.refused("POST", "/agent/commands", &json!({"command": "true"})).await.1, "paused");
     assert_eq!(owner.raw("POST", "/owner/resume", &Value::Null).await.0, 204);
-    assert_eq!(owner.run("echo on").await["stdout"], "on\n");
+    let before = now_ms();
+    let shown = owner.run("date +%s%3N").await["stdout"].as_str().expect("text").trim().to_owned();
+    let inside: u64 = shown.parse().expect("a number");
+    assert!((before - 20..=now_ms() + 20).contains(&inside), "its clock stood still: {inside} at {before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_has_a_fine_clock_that_the_hosts_load_does_not_take_away() {
+    let mut owner = Owner::claimed().await;
+    let shown = owner.run("cat /sys/devices/system/clocksource/clocksource0/current_clocksource").await;
+    assert_eq!(shown["stdout"], "tsc\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

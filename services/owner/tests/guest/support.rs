@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
     MemoryMib, MonitorChoice, Purpose, Vcpus,
-    owner::{Claimed, Final, OwnerSpec, SOCKET, StartFrom, Status, boot_limit_default},
+    owner::{Claimed, Final, OwnerSpec, SOCKET, Stage, StartFrom, Status, boot_limit_default},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -67,6 +67,13 @@ pub fn spec(state: &Path, template: &str) -> OwnerSpec {
 
 /// Starts an owner and waits until its guest answers.
 pub async fn start(change: impl FnOnce(&mut OwnerSpec)) -> Owner {
+    let mut owner = begin(change).await;
+    owner.wait_for(|status| status.stage != Stage::Starting).await;
+    owner
+}
+
+/// Starts an owner and waits for nothing but its socket.
+pub async fn begin(change: impl FnOnce(&mut OwnerSpec)) -> Owner {
     let home = tempfile::tempdir().expect("a directory for the test");
     let state = home.path().join("vm");
     let mut spec = spec(&state, "base");
@@ -78,9 +85,7 @@ pub async fn start(change: impl FnOnce(&mut OwnerSpec)) -> Owner {
     let text = serde_json::to_vec(&spec).expect("a spec is JSON");
     process.stdin.take().expect("it is a pipe").write_all(&text).expect("the owner reads it");
     let requests = connect(&state.join(SOCKET), &mut process).await;
-    let mut owner = Owner { process, state, requests, _home: home };
-    owner.wait_for(|status| json!(status.stage) != json!("starting")).await;
-    owner
+    Owner { process, state, requests, _home: home }
 }
 
 async fn connect(socket: &Path, process: &mut Child) -> http2::SendRequest<Full<Bytes>> {

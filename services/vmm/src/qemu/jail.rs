@@ -72,7 +72,10 @@ impl Jail {
         step("make namespaces", unsafe { unshare_unsafe(namespaces) })?;
         step("set the host name", rustix::system::sethostname(b"guest"))?;
         let root = spec.state_dir.join("jail");
-        step("make the root", fs::create_dir_all(&root))?;
+        match fs::create_dir(&root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => step("make the root", Err(error))?,
+            _ => {}
+        }
         // Nothing mounted from here on may reach the host's own mount namespace.
         let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         step("separate the mounts", mount_change("/", apart))?;

@@ -99,7 +99,8 @@ fn confine(command: &mut Command, spec: &VmSpec, inherited: Inherited) {
         Purpose::Snapshot => spec.memory.bytes().0 + SNAPSHOT_EXTRA_BYTES,
     };
     let limits = [
-        (Resource::Core, 0),
+        // Not 0: where core files go to a program, 1 is the only value that the kernel obeys (core(5)).
+        (Resource::Core, 1),
         (Resource::Fsize, file_bytes_max),
         (Resource::Nofile, OPEN_FILES_MAX),
         (Resource::Nproc, THREADS_MAX),

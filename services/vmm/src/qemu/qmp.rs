@@ -13,7 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde_json::{Value, json};
 
 /// How long one answer may take.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The longest line that is read. QEMU's own are a few hundred bytes; a broken one must not fill memory.
 const LINE_BYTES_MAX: u64 = 256 * 1024;
 /// How long a migration into or out of a file may take.
