@@ -115,13 +115,12 @@ impl Publisher {
         let mut busy = HashSet::new();
         loop {
             changes.borrow_and_update();
-            let drafts = self.outbox.drafts();
-            metrics::gauge!("omnirun_worker_outbox_drafts").set(drafts.len() as f64);
-            for (number, draft) in drafts {
-                if busy.insert(draft.subject.clone()) {
-                    let publisher = self.clone();
-                    tasks.spawn(async move { publisher.publish(number, draft).await });
-                }
+            let (firsts, waiting) = self.outbox.firsts(&busy);
+            metrics::gauge!("omnirun_worker_outbox_drafts").set(waiting as f64);
+            for (number, draft) in firsts {
+                busy.insert(draft.subject.clone());
+                let publisher = self.clone();
+                tasks.spawn(async move { publisher.publish(number, draft).await });
             }
             tokio::select! {
                 Some(done) = tasks.join_next() => {
