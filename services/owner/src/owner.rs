@@ -163,7 +163,7 @@ impl Owner {
         Status {
             stage: life.stage,
             vm_id: self.spec.vm_id.clone(),
-            template: self.spec.template.clone(),
+            template: self.template.digests.clone(),
             sandbox_id: life.tenancy.as_ref().map(|tenancy| tenancy.sandbox_id.clone()),
             end_ms: *self.end.borrow(),
             started_from: life.started_from,

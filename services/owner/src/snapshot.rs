@@ -1,6 +1,13 @@
 //! Template snapshots: taken of a guest that has just been booted and belongs to nobody, kept in the template store.
 
-use std::{fs, fs::File, io, os::unix::fs::DirBuilderExt, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    fs::File,
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use omnirun_vmm_api::{
     Bytes, Purpose,
@@ -97,12 +104,16 @@ async fn write(owner: &Owner, key: &str, temporary: PathBuf) -> Result<Snapshott
     Ok(made)
 }
 
-/// Removes snapshots of the same shape that older files or another monitor made: nothing will ever ask for them.
+/// Removes snapshots of the same shape that older files or another monitor made, which nothing will ever ask for, and
+/// what an owner process that was killed while it wrote one has left.
 fn remove_stale(owner: &Owner, key: &str) {
     let shape = format!("-c{}-m{}", owner.spec.vcpus.0, owner.spec.memory.0);
     for entry in fs::read_dir(owner.template.snapshots()).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if name.to_string_lossy().ends_with(&shape) && name != key {
+        let name = name.to_string_lossy();
+        let writer = name.rsplit_once('.').and_then(|(_, pid)| pid.parse::<u32>().ok());
+        let is_left_behind = writer.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if is_left_behind || name.ends_with(&shape) && name != key {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

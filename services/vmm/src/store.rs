@@ -9,21 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use omnirun_vmm_api::{ImageFiles, MemoryMib, Vcpus};
-use serde::{Deserialize, Serialize};
-
-/// What a template consists of: SHA-256 digests in hexadecimal, as events name them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TemplateDigests {
-    /// The template's name.
-    pub name: String,
-    /// Of the kernel.
-    pub kernel: String,
-    /// Of the initramfs, and so of the agent.
-    pub initramfs: String,
-    /// Of the root file system.
-    pub root: String,
-}
+use omnirun_vmm_api::{ImageFiles, MemoryMib, TemplateDigests, Vcpus};
 
 /// A template of a store, with its files there.
 #[derive(Debug, Clone)]

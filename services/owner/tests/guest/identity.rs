@@ -21,8 +21,11 @@ async fn guests_restored_from_one_snapshot_share_no_identity_and_no_randomness()
     })
     .await;
     let claim = json!({"sandbox_id": "s", "hostname": "s"});
+    let left_behind = store().join("templates/base/snapshot/left-behind.4194305");
+    std::fs::create_dir_all(&left_behind).expect("the store is ours");
     let made: Snapshotted = template.ask("POST", "/owner/snapshot", &Value::Null).await;
     assert!(made.bytes.0 > 1 << 20);
+    assert!(!left_behind.exists(), "no process has an id above 2^22");
     assert_eq!(template.left().await.reason, EndReason::Snapshotted);
 
     let mut seen = HashSet::new();

@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, UnixMillis, Vcpus};
+use crate::{
+    Bytes, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, TemplateDigests, UnixMillis, Vcpus,
+};
 
 /// Name of the socket in the state directory.
 pub const SOCKET: &str = "owner.sock";
@@ -117,8 +119,8 @@ pub struct Status {
     pub stage: Stage,
     /// As in the spec.
     pub vm_id: String,
-    /// As in the spec.
-    pub template: String,
+    /// The template, and what exactly it was when the guest was started.
+    pub template: TemplateDigests,
     /// The sandbox that claimed it.
     pub sandbox_id: Option<String>,
     /// When it will be ended; null: never.

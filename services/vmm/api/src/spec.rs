@@ -30,6 +30,20 @@ pub enum Purpose {
     Snapshot,
 }
 
+/// What a template consists of: SHA-256 digests in hexadecimal, as events name them. This is the JSON of
+/// `templates/<name>/template.json` in a template store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateDigests {
+    /// The template's name.
+    pub name: String,
+    /// Of the kernel.
+    pub kernel: String,
+    /// Of the initramfs, and so of the agent.
+    pub initramfs: String,
+    /// Of the root file system.
+    pub root: String,
+}
+
 /// The files of a template, read-only and shared by all guests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFiles {
