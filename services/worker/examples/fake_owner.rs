@@ -14,11 +14,12 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::owner::{self as api, *};
-use omnirun_vmm_api::{Bytes as Amount, MemoryMib, Millis, UnixMillis};
+use omnirun_vmm_api::{Bytes as Amount, MemoryMib, Millis, TemplateDigests, UnixMillis};
 use tokio::sync::{Notify, watch};
 
 struct State {
     spec: OwnerSpec,
+    template: TemplateDigests,
     tenancy: Mutex<Option<(String, Instant)>>,
     end: watch::Sender<Option<UnixMillis>>,
     reason: Mutex<Option<EndReason>>,
@@ -40,7 +41,7 @@ impl State {
         Status {
             stage: if tenancy.is_some() { Stage::Claimed } else { Stage::Ready },
             vm_id: self.spec.vm_id.clone(),
-            template: self.spec.template.clone(),
+            template: self.template.clone(),
             sandbox_id: tenancy.map(|(id, _)| id),
             end_ms: *self.end.borrow(),
             started_from: Some(StartFrom::Snapshot),
@@ -144,10 +145,14 @@ async fn main() {
     let spec: OwnerSpec = serde_json::from_reader(std::io::stdin()).expect("the worker writes a spec");
     let _ = rustix::process::setsid();
     std::fs::create_dir_all(&spec.state_dir).expect("writable");
+    let description = spec.store.join("templates").join(&spec.template).join("template.json");
+    let text = std::fs::read(description).expect("the test made it");
+    let template: TemplateDigests = serde_json::from_slice(&text).expect("the test made it");
     let directory = spec.state_dir.clone();
     let listener = tokio::net::UnixListener::bind(directory.join(SOCKET)).expect("a short path");
     let state = Arc::new(State {
         spec,
+        template,
         tenancy: Mutex::default(),
         end: watch::Sender::new(None),
         reason: Mutex::default(),

@@ -58,7 +58,7 @@ pub async fn start(context: &Context, id: SandboxId) -> Result<(), FinishError> 
             return if is_wanted { finish::fail(context, id).await } else { Ok(()) };
         }
     };
-    let Some(template) = context.templates.get(&sandbox.template) else {
+    let Some(template) = context.guests.get(&vm).and_then(|guest| guest.template) else {
         return finish::fail(context, id).await;
     };
     let from = if vm.origin() == Origin::Pool { StartedFrom::Pool } else { StartedFrom::Boot };
