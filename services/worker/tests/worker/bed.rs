@@ -131,6 +131,11 @@ impl Bed {
         self.append(&root(), Actor::Operator, SubjectKind::KeyRing, enrolled).await;
     }
 
+    /// The pinned root key.
+    pub fn root(&self) -> omnirun_events::keys::Digest {
+        root().public()
+    }
+
     /// Enrols the worker of a host that is not enrolled from the start.
     pub async fn enrol_worker(&self, number: u8) {
         self.enrol(Role::Worker, &worker_key(number), Some(host(number))).await;

@@ -1,20 +1,27 @@
 //! A worker that comes back: what lives is taken over, what died is reported, what must not live is ended.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_events::event::Event;
+use omnirun_events::log::memory::MemoryLog;
+use omnirun_events::log::{Cursor, ReadError};
 use omnirun_events::sandbox::StopReason;
 use omnirun_events::unit::Seconds;
+use omnirun_events::{Filter, Log, Read, Sequence, Stored, Subject};
 use omnirun_projections::sandboxes::State;
+use omnirun_runner::{Source, follow};
 use omnirun_vmm_api::owner::{SOCKET, STATUS, Status};
 use omnirun_worker::Stop;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
 use crate::bed::{Bed, count, names, sandbox, wait};
 
@@ -121,4 +128,49 @@ async fn a_sandbox_that_a_crash_left_between_claim_and_guest_gets_a_guest() {
     bed.running(sandbox(50)).await;
     worker.stop(Stop::Drain).await;
     bed.nothing_left(1).await;
+}
+
+/// A log that nobody can read until it is opened.
+struct Gated(MemoryLog, watch::Receiver<bool>);
+
+#[async_trait]
+impl Read for Gated {
+    async fn read(&self, log: Log, filter: Filter, after: Sequence) -> Result<Box<dyn Cursor>, ReadError> {
+        let mut gate = self.1.clone();
+        gate.wait_for(|is_open| *is_open).await.expect("the test holds the gate");
+        self.0.read(log, filter, after).await
+    }
+
+    async fn head(&self, log: Log) -> Result<Sequence, ReadError> {
+        self.0.head(log).await
+    }
+
+    async fn last(&self, subject: &Subject) -> Result<Option<Stored>, ReadError> {
+        self.0.last(subject).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_ended_before_the_directory_has_caught_up() {
+    let bed = Bed::new().await;
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    worker.stop(Stop::Leave).await;
+    let before = owners(&bed.state(1)).await;
+
+    let (gate, is_open) = watch::channel(false);
+    let reader = Arc::new(Gated(bed.log.clone(), is_open));
+    let follower = follow(reader, bed.root(), Source::Events, None).await.expect("a good log");
+    let mut parts = bed.parts(1);
+    parts.directory = follower.live();
+    parts.config.templates[0].pool = 1;
+    let worker = omnirun_worker::Worker::start(parts).await.expect("a good host");
+    // By the time that the pool has a guest, the reconciler would have looked.
+    wait("a guest in the pool", || names(&bed.state(1).join("guests")).len() == 4).await;
+    assert!(owners(&bed.state(1)).await.contains(&before[0]), "its guest lived on");
+    gate.send_replace(true);
+    bed.request_stop(sandbox(50)).await;
+    assert_eq!(bed.ended(sandbox(50)).await.state, State::Stopped(StopReason::Requested));
+    worker.stop(Stop::Drain).await;
 }
