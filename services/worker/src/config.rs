@@ -40,8 +40,8 @@ pub struct Parts {
     pub outbox_dir: PathBuf,
     /// The template store, as `scripts/guest-image` makes it. Absolute.
     pub images_dir: PathBuf,
-    /// Directory for the guests' state; made if missing. Absolute, and short: a unix socket's path has at most 107 bytes, of which 50
-    /// come below this directory.
+    /// Directory for the guests' state; made if missing. Absolute, and at most 57 bytes long, since
+    /// sockets are named below it.
     pub state_dir: PathBuf,
     /// The program that is an owner process when its argument is `vmm`.
     pub executable: PathBuf,

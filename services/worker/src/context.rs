@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use omnirun_events::envelope::{Actor, Draft};
+use omnirun_events::envelope::{Actor, Draft, Role};
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
 use omnirun_events::signing::Signer;
@@ -57,6 +57,17 @@ pub struct Shared {
     pub is_draining: AtomicBool,
 }
 
+/// Whether the log believes this signer. A record by a key that it does not know, or not any more, stops every read model that meets it,
+/// so nothing is appended before.
+pub fn is_enrolled(directory: &Live<Directory>, signer: &Signer) -> bool {
+    directory.view(|_, verifier| {
+        verifier
+            .ring()
+            .get(signer.id())
+            .is_some_and(|key| key.role == Role::Worker && key.retired_at.is_none())
+    })
+}
+
 impl Context {
     /// The shared parts, made shareable.
     pub fn new(shared: Shared) -> Self {
@@ -89,6 +100,11 @@ impl Shared {
     pub fn has_ended(&self, sandbox: SandboxId) -> bool {
         self.outbox.holds(commits::ended(sandbox))
             || self.sandbox(sandbox).is_none_or(|sandbox| sandbox.state.is_final())
+    }
+
+    /// Whether the log believes what this host signs.
+    pub fn is_enrolled(&self) -> bool {
+        is_enrolled(&self.directory, &self.signer)
     }
 
     /// A draft about a sandbox, on its own subject.

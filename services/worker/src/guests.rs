@@ -20,6 +20,7 @@ use tokio::sync::watch as channel;
 use crate::owner::Owner;
 use crate::owner::spawn::{SpawnError, spawn};
 use crate::place::{Places, VmId};
+use crate::template::Template;
 
 /// What a guest is there for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Guest {
     pub owner: Option<Owner>,
     /// Whether it was booted or restored, once known.
     pub from: Option<StartFrom>,
+    /// What exactly it runs, once known: a template may be made anew while its guests live.
+    pub template: Option<Template>,
     /// Process id of its owner, once known.
     pub owner_pid: Option<u32>,
     /// What it is made of, where this worker started it.
@@ -134,6 +137,7 @@ impl Guests {
             life: Life::Starting,
             owner: None,
             from: None,
+            template: None,
             owner_pid: None,
             kind,
             ending_since: None,

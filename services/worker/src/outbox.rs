@@ -21,6 +21,7 @@ use bytes::Bytes;
 use omnirun_events::codec::{self, DecodeError, EncodeError};
 use omnirun_events::envelope::{Draft, Head, Parts};
 use omnirun_events::id::{CommitId, KeyId};
+use omnirun_events::subject::Subject;
 use tokio::sync::watch;
 
 /// Place of a draft in the outbox; it only grows.
@@ -71,6 +72,8 @@ struct Shared {
     database: sled::Db,
     /// The database's own file, for fdatasync: sled's flush does not wait for the disk.
     file: File,
+    /// Held while drafts are written, so that numbers and the disk agree; whoever only looks does not wait for the disk.
+    writing: Mutex<()>,
     pending: Mutex<Pending>,
     changes: watch::Sender<u64>,
 }
@@ -102,7 +105,8 @@ impl Outbox {
             pending.commits.insert(draft.commit);
             pending.drafts.insert(DraftNumber(number), draft);
         }
-        let shared = Shared { database, file, pending: Mutex::new(pending), changes: watch::Sender::new(0) };
+        let (writing, pending) = (Mutex::default(), Mutex::new(pending));
+        let shared = Shared { database, file, writing, pending, changes: watch::Sender::new(0) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -115,19 +119,18 @@ impl Outbox {
 
     /// [`Self::put`] for callers that may block.
     pub fn put_blocking(&self, drafts: Vec<Draft>) -> Result<(), OutboxError> {
-        let mut pending = self.pending();
-        let mut batch = sled::Batch::default();
-        let mut taken = Vec::new();
-        for draft in drafts.into_iter().filter(|draft| !pending.commits.contains(&draft.commit)) {
-            let number = pending.last + 1 + taken.len() as u64;
-            batch.insert(&number.to_be_bytes(), encode(&draft)?.as_ref());
-            taken.push((DraftNumber(number), draft));
-        }
+        let _writing = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.number(drafts);
         if taken.is_empty() {
             return Ok(());
         }
+        let mut batch = sled::Batch::default();
+        for (number, draft) in &taken {
+            batch.insert(&number.0.to_be_bytes(), encode(draft)?.as_ref());
+        }
         self.shared.database.apply_batch(batch).map_err(OutboxError::Write)?;
         self.sync()?;
+        let mut pending = self.pending();
         for (number, draft) in taken {
             pending.last = number.0;
             pending.commits.insert(draft.commit);
@@ -138,6 +141,14 @@ impl Outbox {
         Ok(())
     }
 
+    /// The drafts whose commits do not wait already, with the numbers that they will have.
+    fn number(&self, drafts: Vec<Draft>) -> Vec<(DraftNumber, Draft)> {
+        let pending = self.pending();
+        let new = drafts.into_iter().filter(|draft| !pending.commits.contains(&draft.commit));
+        let numbers = (pending.last + 1..).map(DraftNumber);
+        numbers.zip(new).collect()
+    }
+
     fn sync(&self) -> Result<(), OutboxError> {
         self.shared.database.flush().map_err(OutboxError::Write)?;
         self.shared.file.sync_data().map_err(OutboxError::Sync)
@@ -146,6 +157,14 @@ impl Outbox {
     /// Everything that waits, in order.
     pub fn drafts(&self) -> Vec<(DraftNumber, Draft)> {
         self.pending().drafts.iter().map(|(number, draft)| (*number, draft.clone())).collect()
+    }
+
+    /// The first draft that waits on each subject, but for the subjects in `skip`; and how many wait in all.
+    pub fn firsts(&self, skip: &HashSet<Subject>) -> (Vec<(DraftNumber, Draft)>, usize) {
+        let pending = self.pending();
+        let mut seen: HashSet<&Subject> = skip.iter().collect();
+        let firsts = pending.drafts.iter().filter(|(_, draft)| seen.insert(&draft.subject));
+        (firsts.map(|(number, draft)| (*number, draft.clone())).collect(), pending.drafts.len())
     }
 
     /// Whether a commit waits.

@@ -139,7 +139,7 @@ impl Places {
     pub fn bind(&self, sandbox: SandboxId, vm: &VmId) -> io::Result<()> {
         let path = self.sandboxes.join(sandbox.to_string());
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => symlink(&vm.0, path),
         }
     }
@@ -212,7 +212,7 @@ mod tests {
         fs::create_dir(places.state_dir(&vm)).expect("writable");
         places.bind(sandbox, &vm).expect("writable");
         assert_eq!(places.bindings().expect("readable"), [(sandbox, vm.clone())]);
-        assert_eq!(places.guests().expect("readable"), [vm.clone()]);
+        assert_eq!(places.guests().expect("readable"), std::slice::from_ref(&vm));
         for _ in 0..2 {
             places.remove(&vm, Some(sandbox)).expect("writable");
             assert!(places.guests().expect("readable").is_empty());

@@ -178,8 +178,6 @@ fn about_sandbox(
 ) -> Option<Action> {
     let is_alive = guest.is_some_and(|stage| stage != Stage::Gone);
     match phase {
-        // Ended before it was announced: whoever waits learns it now, and asks again if there is time.
-        Phase::Claimed { .. } if guest == Some(Stage::Gone) => Some(Action::Fail(sandbox)),
         Phase::Claimed { .. } if mode == Mode::Draining => (!is_alive).then_some(Action::Fail(sandbox)),
         Phase::Claimed { .. } if is_alive => Some(Action::Start(sandbox)),
         Phase::Claimed { deadline } if now <= deadline => Some(Action::Start(sandbox)),
@@ -187,3 +185,6 @@ fn about_sandbox(
         Phase::Running { .. } | Phase::Stopping { .. } => (!is_alive).then_some(Action::Report(sandbox)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,8 @@ const READY_WAIT_MAX: Duration = Duration::from_secs(75);
 enum GuestError {
     #[error("the system has no randomness")]
     Random(#[source] getrandom::Error),
-    #[error("cannot use the pool's guest")]
-    Bind(#[source] std::io::Error),
+    #[error("cannot note or remove the sandbox's guest")]
+    Place(#[source] std::io::Error),
     #[error("cannot start a guest")]
     Spawn(#[source] SpawnError),
     #[error("the guest did not come to life")]
@@ -58,7 +58,7 @@ pub async fn start(context: &Context, id: SandboxId) -> Result<(), FinishError> 
             return if is_wanted { finish::fail(context, id).await } else { Ok(()) };
         }
     };
-    let Some(template) = context.templates.get(&sandbox.template) else {
+    let Some(template) = context.guests.get(&vm).and_then(|guest| guest.template) else {
         return finish::fail(context, id).await;
     };
     let from = if vm.origin() == Origin::Pool { StartedFrom::Pool } else { StartedFrom::Boot };
@@ -73,16 +73,23 @@ pub async fn start(context: &Context, id: SandboxId) -> Result<(), FinishError> 
 }
 
 async fn prepare(context: &Context, id: SandboxId, sandbox: &Sandbox) -> Result<(VmId, Span), GuestError> {
-    if let Some((vm, _)) = context.guests.of(id) {
-        let span = personalise(context, &vm, id, sandbox).await?;
-        return Ok((vm, span));
+    match context.guests.of(id) {
+        // A crash of an earlier worker left it.
+        Some((vm, guest)) if !guest.life.is_alive() => {
+            context.guests.remove(&vm).map_err(GuestError::Place)?
+        }
+        Some((vm, _)) => {
+            let span = personalise(context, &vm, id, sandbox).await?;
+            return Ok((vm, span));
+        }
+        None => {}
     }
     let kind = context.kind(sandbox);
-    if let Some(vm) = context.guests.take(&kind, id).map_err(GuestError::Bind)? {
+    if let Some(vm) = context.guests.take(&kind, id).map_err(GuestError::Place)? {
         match personalise(context, &vm, id, sandbox).await {
             Ok(span) => return Ok((vm, span)),
             Err(error) if !may_try_again(context, id, sandbox) => return Err(error),
-            Err(_) => discard(context, &vm).await.map_err(GuestError::Bind)?,
+            Err(_) => discard(context, &vm).await.map_err(GuestError::Place)?,
         }
     }
     let vm = VmId::random(Origin::Demand).map_err(GuestError::Random)?;

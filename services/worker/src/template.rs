@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
 use omnirun_events::keys::Digest;
-use serde::Deserialize;
+use omnirun_vmm_api::TemplateDigests;
 
 /// A template that this host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,25 +37,21 @@ pub enum TemplateError {
     },
 }
 
-#[derive(Deserialize)]
-struct Description {
-    name: String,
-    kernel: String,
-    root: String,
-}
-
 impl Template {
     /// The template of this name in the store below `images`.
     pub fn open(images: &Path, name: &str) -> Result<Self, TemplateError> {
         let path = images.join("templates").join(name).join("template.json");
         let text =
             std::fs::read(&path).map_err(|source| TemplateError::Read { path: path.clone(), source })?;
-        let described: Option<Description> = serde_json::from_slice(&text).ok();
-        let template = described.filter(|described| described.name == name).and_then(|described| {
-            let (root, kernel) = (digest(&described.root)?, digest(&described.kernel)?);
-            Some(Self { name: name.to_owned(), root, kernel })
-        });
+        let described: Option<TemplateDigests> = serde_json::from_slice(&text).ok();
+        let template = described.as_ref().and_then(Self::described).filter(|template| template.name == name);
         template.ok_or(TemplateError::Malformed { path })
+    }
+
+    /// The template that a template store or an owner process describes; none where its digests are no digests.
+    pub fn described(described: &TemplateDigests) -> Option<Self> {
+        let (root, kernel) = (digest(&described.root)?, digest(&described.kernel)?);
+        Some(Self { name: described.name.clone(), root, kernel })
     }
 }
 
@@ -73,8 +69,11 @@ mod tests {
         let store = tempfile::tempdir().expect("a temporary directory");
         let directory = store.path().join("templates/base");
         std::fs::create_dir_all(&directory).expect("writable");
-        let text =
-            format!(r#"{{"name":"base","kernel":"{}","root":"{}"}}"#, "0a".repeat(32), "0b".repeat(32));
+        let text = format!(
+            r#"{{"name":"base","kernel":"{}","initramfs":"","root":"{}"}}"#,
+            "0a".repeat(32),
+            "0b".repeat(32)
+        );
         std::fs::write(directory.join("template.json"), text).expect("writable");
         let template = Template::open(store.path(), "base").expect("a good one");
         assert_eq!((template.root, template.kernel), (Digest([0x0b; 32]), Digest([0x0a; 32])));
@@ -86,8 +85,11 @@ mod tests {
         let store = tempfile::tempdir().expect("a temporary directory");
         let directory = store.path().join("templates/base");
         std::fs::create_dir_all(&directory).expect("writable");
-        std::fs::write(directory.join("template.json"), r#"{"name":"x","kernel":"","root":""}"#)
-            .expect("writable");
+        std::fs::write(
+            directory.join("template.json"),
+            r#"{"name":"x","kernel":"","initramfs":"","root":""}"#,
+        )
+        .expect("writable");
         assert!(matches!(Template::open(store.path(), "base"), Err(TemplateError::Malformed { .. })));
     }
 }

@@ -31,12 +31,21 @@ const PUBLISH_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a drained host may take to end its sandboxes.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// Bytes of the state directory's path, at most: the path of a unix socket has 107 (unix(7)), and up to 50 come below the directory.
+const STATE_DIR_BYTES_MAX: usize = 107 - 50;
+
 /// A worker that cannot start. Nothing runs then that did not before.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A directory is not absolute.
     #[error("{path} must be an absolute path: owner processes live in another directory")]
     Relative {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The guests' sockets could not be named.
+    #[error("{path} is too long: a state directory has at most {STATE_DIR_BYTES_MAX} bytes")]
+    TooLong {
         /// The directory.
         path: PathBuf,
     },
@@ -134,6 +143,9 @@ fn context(parts: Parts) -> Result<Context, StartError> {
         if !path.is_absolute() {
             return Err(StartError::Relative { path: path.clone() });
         }
+    }
+    if parts.state_dir.as_os_str().len() > STATE_DIR_BYTES_MAX {
+        return Err(StartError::TooLong { path: parts.state_dir });
     }
     let offers = parts.config.templates.iter();
     let templates = offers.map(|offer| {

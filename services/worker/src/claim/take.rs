@@ -109,7 +109,7 @@ async fn handle(context: &Context, stored: &Stored) -> Result<Answer, ClaimError
 }
 
 fn decide(context: &Context, requested: &SandboxRequested, state: State) -> Answer {
-    if context.is_draining() {
+    if context.is_draining() || !context.is_enrolled() {
         return Answer::Later;
     }
     let config = &context.config;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::{Guests, Life};
 use crate::owner::{self, Owner};
 use crate::place::VmId;
+use crate::template::Template;
 
 /// Time between two looks at a guest that is starting or going, neither of which announces itself.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -75,6 +76,7 @@ fn note(guests: &Guests, vm: &VmId, owner: &Owner, status: &Status) {
         guest.life = life;
         guest.owner = Some(owner.clone());
         guest.from = status.started_from;
+        guest.template = Template::described(&status.template);
         guest.owner_pid = Some(status.owner_pid);
     });
 }

@@ -18,6 +18,7 @@ use omnirun_runner::Live;
 use tokio::task::JoinSet;
 
 use super::{DraftNumber, Outbox};
+use crate::context::is_enrolled;
 
 /// Time before the second try of a draft; doubled for each further one.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
@@ -72,6 +73,9 @@ fn period(events: &[Event]) -> Option<u32> {
 /// A draft that is not on the log yet.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
+    /// The signing key is not enrolled, or was retired.
+    #[error("this host's key is not enrolled: enrol it with `omnirun ops`")]
+    NotEnrolled,
     /// Its subject cannot be read.
     #[error("cannot read the subject")]
     Read(#[source] ReadError),
@@ -111,13 +115,12 @@ impl Publisher {
         let mut busy = HashSet::new();
         loop {
             changes.borrow_and_update();
-            let drafts = self.outbox.drafts();
-            metrics::gauge!("omnirun_worker_outbox_drafts").set(drafts.len() as f64);
-            for (number, draft) in drafts {
-                if busy.insert(draft.subject.clone()) {
-                    let publisher = self.clone();
-                    tasks.spawn(async move { publisher.publish(number, draft).await });
-                }
+            let (firsts, waiting) = self.outbox.firsts(&busy);
+            metrics::gauge!("omnirun_worker_outbox_drafts").set(waiting as f64);
+            for (number, draft) in firsts {
+                busy.insert(draft.subject.clone());
+                let publisher = self.clone();
+                tasks.spawn(async move { publisher.publish(number, draft).await });
             }
             tokio::select! {
                 Some(done) = tasks.join_next() => {
@@ -171,6 +174,9 @@ impl Publisher {
 
     /// Answers with the position of the draft on the log, or with none if it is dropped.
     async fn try_publish(&self, draft: &Draft) -> Result<Sequence, PublishError> {
+        if !is_enrolled(&self.directory, &self.signer) {
+            return Err(PublishError::NotEnrolled);
+        }
         let records = self.records(draft).await?;
         match decide(draft, &records, self.is_final(draft)) {
             Verdict::There => Ok(records.last().map(|(sequence, _)| *sequence).unwrap_or_default()),
@@ -214,3 +220,6 @@ impl Publisher {
 fn placed(stored: &Stored) -> Result<Placed, PublishError> {
     Ok((stored.sequence, codec::decode(&stored.record).map_err(PublishError::Decode)?))
 }
+
+#[cfg(test)]
+mod tests;

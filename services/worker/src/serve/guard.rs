@@ -83,3 +83,6 @@ fn split(path: &str) -> Option<(SandboxId, &str)> {
     let (id, rest) = path.split_at(path.find('/')?);
     Some((id.parse().ok()?, rest))
 }
+
+#[cfg(test)]
+mod tests;

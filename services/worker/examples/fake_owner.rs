@@ -1,0 +1,186 @@
+//! An owner process without a guest: speaks like `omnirun vmm`, for tests of the worker that need many and quickly.
+//!
+//! Under `/agent` it answers with what it was sent. A template named `broken` never comes to life.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use omnirun_vmm_api::owner::{self as api, *};
+use omnirun_vmm_api::{Bytes as Amount, MemoryMib, Millis, TemplateDigests, UnixMillis};
+use tokio::sync::{Notify, watch};
+
+struct State {
+    spec: OwnerSpec,
+    template: TemplateDigests,
+    tenancy: Mutex<Option<(String, Instant)>>,
+    end: watch::Sender<Option<UnixMillis>>,
+    reason: Mutex<Option<EndReason>>,
+    ending: Notify,
+    ended: watch::Sender<Option<Final>>,
+}
+
+impl State {
+    fn usage(&self) -> Usage {
+        let since = self.tenancy.lock().expect("no panic").as_ref().map(|(_, since)| since.elapsed());
+        let wall = Millis(since.unwrap_or_default().as_millis() as u64);
+        let MemoryMib(memory) = self.spec.memory;
+        let memory_mib_s = omnirun_vmm_api::MibSeconds(u64::from(memory) * wall.0 / 1000);
+        Usage { wall_ms: wall, vcpu_ms: Millis(wall.0 / 2), memory_mib_s, ..Usage::default() }
+    }
+
+    fn status(&self) -> Status {
+        let tenancy = self.tenancy.lock().expect("no panic").clone();
+        Status {
+            stage: if tenancy.is_some() { Stage::Claimed } else { Stage::Ready },
+            vm_id: self.spec.vm_id.clone(),
+            template: self.template.clone(),
+            sandbox_id: tenancy.map(|(id, _)| id),
+            end_ms: *self.end.borrow(),
+            started_from: Some(StartFrom::Snapshot),
+            answered_after_ms: Some(Millis(1)),
+            usage: self.usage(),
+            resident_bytes: Amount(0),
+            owner_pid: std::process::id(),
+            monitor_pid: None,
+        }
+    }
+
+    fn end(&self, reason: EndReason) {
+        self.reason.lock().expect("no panic").get_or_insert(reason);
+        self.ending.notify_one();
+    }
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    UnixMillis(since.as_millis() as u64)
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    Response::new(Full::new(serde_json::to_vec(value).expect("plain data").into()))
+}
+
+fn empty(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let has_capability = request.headers().contains_key("omnirun-capability");
+    let Ok(body) = request.into_body().collect().await else { return Ok(empty(StatusCode::BAD_REQUEST)) };
+    let body = body.to_bytes();
+    Ok(match path.as_str() {
+        api::STATUS => json(&state.status()),
+        api::CLAIM => {
+            let claim: Claim = serde_json::from_slice(&body).expect("the worker speaks the protocol");
+            let mut tenancy = state.tenancy.lock().expect("no panic");
+            if tenancy.as_ref().is_some_and(|(id, _)| *id != claim.sandbox_id) {
+                return Ok(empty(StatusCode::CONFLICT));
+            }
+            if tenancy.is_none() {
+                state.end.send_replace(claim.end_ms);
+                *tenancy = Some((claim.sandbox_id, Instant::now()));
+            }
+            let text = String::new;
+            json(&Claimed { boot_id: text(), machine_id: text(), instance: text() })
+        }
+        api::END => {
+            let new: NewEnd = serde_json::from_slice(&body).expect("the worker speaks the protocol");
+            state.end.send_replace(new.end_ms);
+            empty(StatusCode::NO_CONTENT)
+        }
+        api::KILL => {
+            let kill: Kill = serde_json::from_slice(&body).expect("the worker speaks the protocol");
+            let mut ended = state.ended.subscribe();
+            state.end(kill.reason);
+            match ended.wait_for(Option::is_some).await {
+                Ok(left) => json(&left.expect("just seen")),
+                Err(_) => empty(StatusCode::GONE),
+            }
+        }
+        "/agent/capability" => json(&has_capability),
+        path if path.starts_with("/agent/") => Response::new(Full::new(body)),
+        _ => empty(StatusCode::NOT_FOUND),
+    })
+}
+
+async fn time_is_up(mut end: watch::Receiver<Option<UnixMillis>>) {
+    loop {
+        let at = *end.borrow_and_update();
+        let left =
+            at.map_or(Duration::from_secs(3600), |at| Duration::from_millis(at.0.saturating_sub(now().0)));
+        if left.is_zero() {
+            return;
+        }
+        drop(tokio::time::timeout(left, end.changed()).await);
+    }
+}
+
+async fn gone(directory: &Path) {
+    while directory.exists() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn leave(directory: &Path, left: &Final) {
+    std::fs::remove_file(directory.join(SOCKET)).expect("it is ours");
+    let temporary = directory.join("final.new");
+    std::fs::write(&temporary, serde_json::to_vec(left).expect("plain data")).expect("it is ours");
+    std::fs::rename(temporary, directory.join(FINAL)).expect("it is ours");
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    assert_eq!(std::env::args().nth(1).as_deref(), Some("vmm"), "the worker says what it starts");
+    let spec: OwnerSpec = serde_json::from_reader(std::io::stdin()).expect("the worker writes a spec");
+    let _ = rustix::process::setsid();
+    std::fs::create_dir_all(&spec.state_dir).expect("writable");
+    let description = spec.store.join("templates").join(&spec.template).join("template.json");
+    let text = std::fs::read(description).expect("the test made it");
+    let template: TemplateDigests = serde_json::from_slice(&text).expect("the test made it");
+    let directory = spec.state_dir.clone();
+    let listener = tokio::net::UnixListener::bind(directory.join(SOCKET)).expect("a short path");
+    let state = Arc::new(State {
+        spec,
+        template,
+        tenancy: Mutex::default(),
+        end: watch::Sender::new(None),
+        reason: Mutex::default(),
+        ending: Notify::new(),
+        ended: watch::Sender::new(None),
+    });
+    let shared = state.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let state = shared.clone();
+            let service = service_fn(move |request| answer(state.clone(), request));
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    if state.spec.template == "broken" {
+        state.end(EndReason::StartFailed);
+    }
+    tokio::select! {
+        // A test that failed has removed its directories.
+        () = gone(&directory) => return,
+        () = state.ending.notified() => {}
+        () = time_is_up(state.end.subscribe()) => state.end(EndReason::EndTime),
+    }
+    let reason = state.reason.lock().expect("no panic").expect("whoever ends it says why");
+    let left = Final { reason, ended_at_ms: now(), usage: state.usage() };
+    leave(&directory, &left);
+    state.ended.send_replace(Some(left));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}

@@ -1,0 +1,12 @@
+//! Workers against a log in memory and real processes: owner processes without guests where many are needed, QEMU where it matters.
+
+mod bed;
+mod client;
+
+mod claims;
+mod data_path;
+mod life;
+mod outbox;
+mod restart;
+
+mod real;
