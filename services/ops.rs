@@ -15,6 +15,7 @@ pub async fn run(args: OpsArgs) -> Exit {
             let data = data.to_owned();
             Box::pin(async move { open(&data) })
         }),
+        make_more: Box::new(up::make_master_key),
         checkpoints,
         clock: process::clock(),
         out: Box::new(std::io::stdout()),

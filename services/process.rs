@@ -11,9 +11,11 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 /// Hardens the process. Secrets and users' code are in its memory, so it leaves no core and no other process of its user may
 /// read it.
 pub fn harden() -> anyhow::Result<()> {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    // One byte, not none: where core_pattern is a pipe, the kernel ignores a limit of 0 and takes 1 as "never" (fs/coredump.c).
+    let none = Rlimit { current: Some(1), maximum: Some(1) };
     setrlimit(Resource::Core, none).context("cannot forbid core dumps")?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("cannot forbid that others read this process")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .context("cannot forbid that others read this process")?;
     std::panic::set_hook(Box::new(|panic| {
         // The payload may hold a value; the place is enough to find the bug.
         match panic.location() {

@@ -29,6 +29,7 @@ use omnirun_sled::{EmbeddedLog, SledLog};
 use omnirun_worker::Stop;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 pub use options::Options;
@@ -37,6 +38,9 @@ use crate::process;
 
 /// How long a sign-in challenge is remembered.
 const AUTH_AGE: Millis = Millis(15 * 60 * 1000);
+
+/// File name of the master key.
+const MASTER_KEY: &str = "master.key";
 
 /// Where the read models of a data directory keep their checkpoints.
 pub fn views_of(data: &Path) -> PathBuf {
@@ -55,7 +59,8 @@ pub async fn run(options: Options) -> Result<()> {
     let data = options.make_data()?;
     let plans = Arc::new(options.plans()?);
     let listener = TcpListener::bind(options.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
     let metrics = metrics.context("cannot record metrics")?;
     let clock = process::clock();
@@ -67,7 +72,11 @@ pub async fn run(options: Options) -> Result<()> {
     let (mail, mailbox) = mail::choose(&options)?;
 
     let mut tasks = JoinSet::new();
-    let ops = OpsServer::bind(&data, store.clone(), vec![Arc::new(views.directory.live()), Arc::new(views.usage.live())])?;
+    let ops = OpsServer::bind(
+        &data,
+        store.clone(),
+        vec![Arc::new(views.directory.live()), Arc::new(views.usage.live())],
+    )?;
     tasks.spawn(async move {
         ops.serve().await;
         "the operator's socket"
@@ -91,7 +100,9 @@ pub async fn run(options: Options) -> Result<()> {
             "the reconciler of commands"
         }
     });
-    let worker = worker::start(&options, &data, store.clone(), views.directory.live(), identity.worker, &clock).await?;
+    let worker =
+        worker::start(&options, &data, store.clone(), views.directory.live(), identity.worker, &clock)
+            .await?;
     let address = listener.local_addr()?;
     let gateway = Gateway::new(omnirun_gateway::Parts {
         commands,
@@ -106,15 +117,21 @@ pub async fn run(options: Options) -> Result<()> {
         mailbox: mailbox.clone().map(|mailbox| mailbox as _),
         config: omnirun_gateway::Config { listen: address, node_id: "up".to_owned(), ..Default::default() },
     });
-    let gateway = Arc::new(gateway);
-    tasks.spawn(async move {
-        gateway.serve(listener).await;
-        "the gateway"
-    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut gateway =
+        tokio::spawn(async move { gateway.serve(listener, async { drop(stopped.await) }).await });
     hello::say(address, &data, mailbox.is_some());
-    let ended = wait(&mut tasks).await?;
+    let ended = tokio::select! {
+        ended = wait(&mut tasks) => ended?,
+        _ = &mut gateway => Some("the gateway"),
+    };
+    // Requests under way end first, then what answers them.
+    drop(stop);
+    if !gateway.is_finished() {
+        drop(gateway.await);
+    }
     tasks.shutdown().await;
-    worker.stop(Stop::KeepGuests).await;
+    worker.stop(Stop::Leave).await;
     views.stop().await;
     store.kept().close().context("cannot close the log")?;
     match ended {
@@ -125,11 +142,15 @@ pub async fn run(options: Options) -> Result<()> {
 
 /// The keys of this installation, made at the first start.
 fn keys(data: &Path) -> Result<(Identity, MasterKey)> {
-    let master = data.join("keys/master.key");
     if !identity::exists(data) {
-        identity::create_with(data, |keys| MasterKey::create(&keys.join("master.key")).map(drop).map_err(Into::into))?;
+        identity::create_with(data, make_master_key)?;
     }
-    Ok((identity::load(data)?, MasterKey::load(&master)?))
+    Ok((identity::load(data)?, MasterKey::load(&data.join("keys").join(MASTER_KEY))?))
+}
+
+/// Makes the master key beside the signing keys.
+pub fn make_master_key(keys: &Path) -> std::io::Result<()> {
+    MasterKey::create(&keys.join(MASTER_KEY)).map(drop).map_err(std::io::Error::other)
 }
 
 /// The read models of this process.

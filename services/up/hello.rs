@@ -12,7 +12,9 @@ pub fn say(address: SocketAddr, data: &Path, mail_is_shown_here: bool) {
         "  curl -s http://{address}/auth/magic-link/request -H 'content-type: application/json' -d '{{\"email\":\"you@example.org\"}}'"
     );
     if mail_is_shown_here {
-        println!("The mail is shown here, and at http://{address}/dev/mailbox. Exchange its code for a token:");
+        println!(
+            "The mail is shown here, and at http://{address}/dev/mailbox. Exchange its code for a token:"
+        );
     } else {
         println!("Exchange the code of the mail for a token:");
     }
@@ -25,5 +27,7 @@ pub fn say(address: SocketAddr, data: &Path, mail_is_shown_here: bool) {
     );
     println!();
     println!("What happens: omnirun ops --data {} tail --follow", data.display());
-    println!("Ctrl-C stops it; sandboxes live on until their time is over, and are taken over at the next start.");
+    println!(
+        "Ctrl-C stops it; sandboxes live on until their time is over, and are taken over at the next start."
+    );
 }

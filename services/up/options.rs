@@ -48,9 +48,11 @@ impl Options {
     /// The plans.
     pub fn plans(&self) -> Result<Plans> {
         let Some(path) = &self.plans else {
-            return Plans::parse(include_str!("../../infra/plans.toml")).context("the plans that were built in are wrong");
+            return Plans::parse(include_str!("../../infra/plans.toml"))
+                .context("the plans that were built in are wrong");
         };
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Plans::parse(&text).with_context(|| format!("the plans in {} are wrong", path.display()))
     }
 }

@@ -64,7 +64,8 @@ fn config(options: &Options, images: &Path) -> Result<Config> {
 /// Every template in the store.
 fn offers(images: &Path, pool: u32) -> Result<Vec<Offer>> {
     let directory = images.join("templates");
-    let failed = || format!("cannot list {}; make the guest images with scripts/guest-image", directory.display());
+    let failed =
+        || format!("cannot list {}; make the guest images with scripts/guest-image", directory.display());
     let mut offers = Vec::new();
     for entry in std::fs::read_dir(&directory).with_context(failed)? {
         let entry = entry.with_context(failed)?;
@@ -74,7 +75,11 @@ fn offers(images: &Path, pool: u32) -> Result<Vec<Offer>> {
             offers.push(Offer { template, pool });
         }
     }
-    anyhow::ensure!(!offers.is_empty(), "{} holds no template; make them with scripts/guest-image", directory.display());
+    anyhow::ensure!(
+        !offers.is_empty(),
+        "{} holds no template; make them with scripts/guest-image",
+        directory.display()
+    );
     offers.sort_by(|a, b| a.template.cmp(&b.template));
     Ok(offers)
 }

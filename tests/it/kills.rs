@@ -53,9 +53,8 @@ async fn watch(data: &Path, seen: Seen, stop_at: usize) -> Result<usize> {
             }
         });
     }
-    let reached = async {
-        while count.load(Ordering::SeqCst) < stop_at && tasks.join_next().await.is_some() {}
-    };
+    let reached =
+        async { while count.load(Ordering::SeqCst) < stop_at && tasks.join_next().await.is_some() {} };
     reached.await;
     Ok(count.load(Ordering::SeqCst))
 }
@@ -108,7 +107,9 @@ async fn killed_after(k: usize) -> Result<()> {
     }
     let mut up = up.restart().await?;
     let mut tries = 0;
-    while let Err(error) = tokio::time::timeout(JOB_PATIENCE, demo.run(&up.client(), &mut smtp, &mut |_| {})).await? {
+    while let Err(error) =
+        tokio::time::timeout(JOB_PATIENCE, demo.run(&up.client(), &mut smtp, &mut |_| {})).await?
+    {
         tries += 1;
         ensure!(tries < TRIES_MAX, "the job does not end well: {error:#}");
     }
@@ -127,7 +128,12 @@ async fn killed_after(k: usize) -> Result<()> {
 async fn nothing_is_lost(data: &Path, seen: &Seen) -> Result<()> {
     let now = everything(data).await?;
     for (position, record) in seen.lock().expect("no test holds it and panics").iter() {
-        ensure!(now.get(position) == Some(record), "the record at {} {} is gone or changed", position.0, position.1);
+        ensure!(
+            now.get(position) == Some(record),
+            "the record at {} {} is gone or changed",
+            position.0,
+            position.1
+        );
     }
     Ok(())
 }
@@ -147,7 +153,9 @@ async fn nothing_is_doubled(data: &Path) -> Result<()> {
             }
         }
     }
-    for name in ["account.opened", "sandbox.requested", "sandbox.claimed", "sandbox.started", "sandbox.stopped"] {
+    for name in
+        ["account.opened", "sandbox.requested", "sandbox.claimed", "sandbox.started", "sandbox.stopped"]
+    {
         ensure!(counts.get(name) == Some(&1), "{name} is there {:?} times", counts.get(name));
     }
     Ok(())

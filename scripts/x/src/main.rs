@@ -2,6 +2,7 @@
 //!
 //! [`deps`] and [`tidy`] also run as ordinary tests of this crate.
 
+mod demo;
 mod deps;
 mod sabotage;
 mod tidy;
@@ -15,6 +16,8 @@ use clap::Parser;
 /// Chores of the repository
 #[derive(Parser)]
 enum Chore {
+    /// Do the main job over the real program, as a user would, and print each step with its time
+    Demo,
     /// Compare what the crates depend on with docs/dependencies.md, in both directions
     Deps,
     /// Read the source for what no compiler looks at
@@ -29,6 +32,7 @@ enum Chore {
 fn main() -> anyhow::Result<ExitCode> {
     let root = root();
     let complaints = match Chore::parse() {
+        Chore::Demo => return demo::run().map(|()| ExitCode::SUCCESS),
         Chore::Deps => deps::complaints(&root)?,
         Chore::Tidy => tidy::complaints(&root)?,
         Chore::Sabotage { only } => return sabotage::run(&root, only.as_deref()),

@@ -92,10 +92,15 @@ pub struct Opened {
 /// Opens the store of a data directory, or the one that the configuration names.
 pub type Open = Box<dyn FnOnce(&Path) -> Pin<Box<dyn Future<Output = anyhow::Result<Opened>> + Send>> + Send>;
 
+/// Makes more secrets in an unfinished directory of keys.
+pub type MakeMore = Box<dyn FnOnce(&Path) -> std::io::Result<()> + Send>;
+
 /// What the commands need of the world.
 pub struct Context {
     /// Opens the store; called at most once, and only when nobody answers on `<data>/ops.sock`.
     pub open: Open,
+    /// What `init` makes beside the signing keys, in the directory of keys before it counts: the master key of sealed fields.
+    pub make_more: MakeMore,
     /// Where the read models' checkpoints are, for `replay` when nothing runs.
     pub checkpoints: Option<PathBuf>,
     /// The time, for records that `init` appends and for rates.
@@ -217,7 +222,8 @@ fn form_of(json: bool) -> Form {
 async fn init(data: &Path, context: &mut Context) -> anyhow::Result<Exit> {
     let is_new = !identity::exists(data);
     if is_new {
-        identity::create(data)?;
+        let make_more = std::mem::replace(&mut context.make_more, Box::new(|_| Ok(())));
+        identity::create_with(data, make_more)?;
     }
     let identity = identity::load(data)?;
     let store = open(data, context)

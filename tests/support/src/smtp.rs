@@ -25,7 +25,8 @@ impl SmtpSink {
     pub async fn start() -> Result<Self> {
         let script = crate::root().join("scripts/smtp-sink");
         let mut child = Command::new(&script)
-            .stdin(Stdio::null())
+            // The server ends when this pipe is closed, also when a test is killed.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
