@@ -73,17 +73,16 @@ async fn neither_the_code_nor_the_address_is_on_disk() -> Result<()> {
     let client = world.up.client();
     let (challenge, code) = ask(&client, &mut world.smtp).await?;
     assert_eq!(verify(&client, &challenge, &code).await?, 200);
-    let directory = world.directory().to_owned();
     let log_lines = world.log_lines();
-    world.close().await?;
+    let directory = world.stop().await?;
     // Digits between word boundaries: a moment's microseconds may hold any six digits.
     let is_in_log = log_lines.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == code);
     assert!(!is_in_log, "the code is in the log lines");
     for needle in [format!("\"{code}\""), format!("{} {}", &code[..3], &code[3..]), EMAIL.to_owned()] {
-        assert_eq!(files_holding(&directory, needle.as_bytes())?, Vec::<std::path::PathBuf>::new());
+        assert_eq!(files_holding(directory.path(), needle.as_bytes())?, Vec::<std::path::PathBuf>::new());
     }
-    let planted = directory.join("data/planted");
+    let planted = directory.path().join("data/planted");
     std::fs::write(&planted, format!("code \"{code}\" for {EMAIL}"))?;
-    assert_eq!(files_holding(&directory, EMAIL.as_bytes())?, [planted], "the search finds what is there");
+    assert_eq!(files_holding(directory.path(), EMAIL.as_bytes())?, [planted], "the search finds what is there");
     Ok(())
 }

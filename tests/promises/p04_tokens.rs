@@ -21,12 +21,11 @@ async fn a_token_is_shown_once_and_found_nowhere_on_disk() -> Result<()> {
     assert!(events.contains(hint), "the search finds what is stored in the clear");
     let secret = &token[4..44];
     assert!(!events.contains(secret));
-    let directory = world.directory().to_owned();
-    world.close().await?;
-    assert_eq!(files_holding(&directory, secret.as_bytes())?, Vec::<std::path::PathBuf>::new());
-    let planted = directory.join("data/planted");
+    let directory = world.stop().await?;
+    assert_eq!(files_holding(directory.path(), secret.as_bytes())?, Vec::<std::path::PathBuf>::new());
+    let planted = directory.path().join("data/planted");
     std::fs::write(&planted, &token)?;
-    assert_eq!(files_holding(&directory, secret.as_bytes())?, [planted]);
+    assert_eq!(files_holding(directory.path(), secret.as_bytes())?, [planted]);
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! P8: every sandbox is a microVM with its own kernel, isolated from the others and from the host.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use omnirun_test_support::world::{World, destroy, run, sandbox};
 use serde_json::json;
@@ -52,10 +54,38 @@ async fn two_sandboxes_have_kernels_of_their_own_and_no_way_to_anybody() -> Resu
             != "0"
     );
     assert!(!host_runs("sleep\u{0}4242"), "a guest's process is a process of the host");
+    let monitors = monitors()?;
+    assert!(monitors.len() >= 2, "each sandbox has a monitor of its own");
+    for (pid, user, network) in &monitors {
+        assert!(*user >= 1_900_000_000, "monitor {pid} runs as user {user}");
+        assert_ne!(*network, std::fs::read_link("/proc/self/ns/net")?, "monitor {pid} is in the host's network");
+    }
+    let mut users: Vec<u32> = monitors.iter().map(|(_, user, _)| *user).collect();
+    users.sort_unstable();
+    users.dedup();
+    assert_eq!(users.len(), monitors.len(), "no two monitors share a user");
     for id in [one, two] {
         destroy(&user, &id).await?;
     }
     world.close().await
+}
+
+/// Every QEMU of this machine that lives while it looks: process id, user, network namespace. Those of other tests are jailed as well.
+fn monitors() -> Result<Vec<(u32, u32, PathBuf)>> {
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let path = process.path();
+        let is_monitor = std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("qemu-system"));
+        let (Ok(status), Ok(network)) = (std::fs::read_to_string(path.join("status")), path.join("ns/net").read_link()) else {
+            continue;
+        };
+        let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        let pid = process.file_name().to_string_lossy().parse();
+        if let (true, Some(user), Ok(pid)) = (is_monitor, user, pid) {
+            found.push((pid, user, network));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a process of the host has this command line.

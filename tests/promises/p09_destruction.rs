@@ -1,6 +1,6 @@
 //! P9: when a sandbox is destroyed, all its data is gone; nothing passes to the next.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use omnirun_test_support::world::{World, destroy, files_holding, run, sandbox};
@@ -28,8 +28,9 @@ async fn nothing_of_a_destroyed_sandbox_is_left() -> Result<()> {
         "/var/crash".into(),
     ];
     for place in places.iter().filter(|place| place.exists()) {
-        assert_eq!(files_holding(place, canary.as_bytes())?, Vec::<std::path::PathBuf>::new());
+        assert_eq!(files_holding(place, canary.as_bytes())?, Vec::<PathBuf>::new());
     }
+    assert_eq!(remains(&world.data().join("run"), &id)?, Vec::<PathBuf>::new());
     assert!(!somebody_has_open(&world.data(), &id), "a process still holds files of the sandbox");
 
     let next = sandbox(&user, wish).await?;
@@ -39,6 +40,21 @@ async fn nothing_of_a_destroyed_sandbox_is_left() -> Result<()> {
     std::fs::write(&planted, &canary)?;
     assert_eq!(files_holding(world.directory(), canary.as_bytes())?, [planted]);
     world.close().await
+}
+
+/// What below the guests' directory is named after the sandbox, or is the last word of a guest that has ended.
+fn remains(run: &Path, sandbox: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(run)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.contains(sandbox) || name == "final.json" {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(remains(&path, sandbox)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether any process has a file open below the data directory whose path names the sandbox.

@@ -29,6 +29,7 @@ async fn nothing_of_the_data_path_is_in_a_file_an_event_or_a_log_line() -> Resul
     assert!(said.contains(&canary("environment")), "the environment reached the guest: {ran}");
     let file = json!({ "path": canary("filename"), "content": canary("content") });
     user.post(&at("files"), file).await?.expect(200)?;
+    user.get(&at(&format!("files?path={}", canary("filename")))).await?.expect(200)?;
     let code = json!({ "language": "python", "code": format!("print('{}')", canary("code")) });
     user.post(&at("code"), code).await?.expect(200)?;
     let waiting = json!({ "command": format!("cat # {}", canary("argument")), "background": true });

@@ -10,7 +10,7 @@ use crate::http::Client;
 use crate::smtp::SmtpSink;
 use crate::up::{Up, log_path};
 
-/// Everything one test needs. Dropping it kills the program and removes the directory; [`World::close`] ends guests too.
+/// Everything one test needs. Dropping it kills the program and removes the directory.
 pub struct World {
     /// The running program.
     pub up: Up,
@@ -68,10 +68,15 @@ impl World {
         (self.up, self.smtp, self.directory)
     }
 
-    /// Drains the host, so that no guest outlives the test, and stops the program.
-    pub async fn close(self) -> Result<()> {
+    /// Stops the program and keeps what is on disk, for a test that looks at it.
+    pub async fn stop(self) -> Result<TempDir> {
         self.up.stop().await?;
-        Ok(())
+        Ok(self.directory)
+    }
+
+    /// Stops the program and removes everything.
+    pub async fn close(self) -> Result<()> {
+        self.stop().await.map(drop)
     }
 }
 
