@@ -83,6 +83,10 @@ async fn neither_the_code_nor_the_address_is_on_disk() -> Result<()> {
     }
     let planted = directory.path().join("data/planted");
     std::fs::write(&planted, format!("code \"{code}\" for {EMAIL}"))?;
-    assert_eq!(files_holding(directory.path(), EMAIL.as_bytes())?, [planted], "the search finds what is there");
+    assert_eq!(
+        files_holding(directory.path(), EMAIL.as_bytes())?,
+        [planted],
+        "the search finds what is there"
+    );
     Ok(())
 }

@@ -58,7 +58,11 @@ async fn two_sandboxes_have_kernels_of_their_own_and_no_way_to_anybody() -> Resu
     assert!(monitors.len() >= 2, "each sandbox has a monitor of its own");
     for (pid, user, network) in &monitors {
         assert!(*user >= 1_900_000_000, "monitor {pid} runs as user {user}");
-        assert_ne!(*network, std::fs::read_link("/proc/self/ns/net")?, "monitor {pid} is in the host's network");
+        assert_ne!(
+            *network,
+            std::fs::read_link("/proc/self/ns/net")?,
+            "monitor {pid} is in the host's network"
+        );
     }
     let mut users: Vec<u32> = monitors.iter().map(|(_, user, _)| *user).collect();
     users.sort_unstable();
@@ -75,11 +79,16 @@ fn monitors() -> Result<Vec<(u32, u32, PathBuf)>> {
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc")?.flatten() {
         let path = process.path();
-        let is_monitor = std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("qemu-system"));
-        let (Ok(status), Ok(network)) = (std::fs::read_to_string(path.join("status")), path.join("ns/net").read_link()) else {
+        let is_monitor =
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("qemu-system"));
+        let (Ok(status), Ok(network)) =
+            (std::fs::read_to_string(path.join("status")), path.join("ns/net").read_link())
+        else {
             continue;
         };
-        let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
+        let user = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
         let pid = process.file_name().to_string_lossy().parse();
         if let (true, Some(user), Ok(pid)) = (is_monitor, user, pid) {
             found.push((pid, user, network));

@@ -85,10 +85,19 @@ fn outcomes(root: &Path, only: Option<&str>) -> anyhow::Result<Vec<(String, Outc
         return Ok(outcomes);
     }
     let tree = Tree::make(root)?;
+    // All of these first: restoring a file has cargo build it again.
     let mut baseline = BTreeMap::new();
+    for promise in
+        patches.iter().map(|path| name_of(path)).filter_map(|name| promise_of(&name).map(str::to_owned))
+    {
+        if !baseline.contains_key(&promise) {
+            let outcome = tree.test(&promise)?;
+            baseline.insert(promise, outcome);
+        }
+    }
     for patch in &patches {
         eprintln!("== {}", name_of(patch));
-        let outcome = tree.sabotage(patch, &mut baseline);
+        let outcome = tree.sabotage(patch, &baseline);
         tree.restore()?;
         outcomes.push((name_of(patch), outcome?));
     }
@@ -163,11 +172,15 @@ impl Tree {
         fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
         crate::output(git(&root).args(["worktree", "add", "--force", "--detach"]).arg(&path).arg("HEAD"))?;
         // Images and servers that tests need are made once, under `target`; only what cargo builds is kept apart.
-        std::os::unix::fs::symlink(root.join("target"), path.join("target")).context("cannot link target")?;
+        for made in ["target", ".data"] {
+            std::os::unix::fs::symlink(root.join(made), path.join(made))
+                .with_context(|| format!("cannot link {made}"))?;
+        }
+        seed(&root.join("target/release"), &build)?;
         Ok(Self { path, build })
     }
 
-    fn sabotage(&self, patch: &Path, baseline: &mut BTreeMap<String, Outcome>) -> anyhow::Result<Outcome> {
+    fn sabotage(&self, patch: &Path, baseline: &BTreeMap<String, Outcome>) -> anyhow::Result<Outcome> {
         let name = name_of(patch);
         let Some(promise) = promise_of(&name) else {
             bail!("{name}.patch does not begin with its promise, such as p02_");
@@ -180,18 +193,12 @@ impl Tree {
         if crate::output(git(&self.path).args(["apply", "--check"]).arg(&patch)).is_err() {
             return Ok(Outcome::DoesNotApply);
         }
-        let before = match baseline.get(promise) {
-            Some(before) => *before,
-            None => {
-                let before = self.test(promise)?;
-                baseline.insert(promise.to_owned(), before);
-                before
+        match baseline.get(promise) {
+            Some(Outcome::Green) => {}
+            Some(Outcome::NothingRan) => return Ok(Outcome::NothingRan),
+            Some(Outcome::NoBuild) => {
+                bail!("the last commit does not build; nothing can be said about {name}")
             }
-        };
-        match before {
-            Outcome::Green => {}
-            Outcome::NothingRan => return Ok(Outcome::NothingRan),
-            Outcome::NoBuild => bail!("the last commit does not build; nothing can be said about {name}"),
             _ => return Ok(Outcome::RedAnyway),
         }
         crate::output(git(&self.path).arg("apply").arg(&patch))?;
@@ -245,6 +252,15 @@ impl Tree {
         ensure!(left.is_empty(), "the second working tree cannot be restored: {left}");
         Ok(())
     }
+}
+
+/// Copies what cargo has built into a build folder that is not there yet, so that other people's crates are not compiled again.
+fn seed(built: &Path, build: &Path) -> anyhow::Result<()> {
+    if !built.exists() || build.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(build).with_context(|| format!("cannot make {}", build.display()))?;
+    crate::output(Command::new("cp").args(["--archive", "--reflink=auto"]).arg(built).arg(build)).map(drop)
 }
 
 impl Drop for Tree {

@@ -27,10 +27,13 @@ pub fn images() -> PathBuf {
     std::env::var_os("OMNIRUN_IMAGES").map_or_else(|| root().join(".data/images"), PathBuf::from)
 }
 
-/// The program under test: `OMNIRUN_BINARY`, or the one in `target/release`.
+/// The program under test: `OMNIRUN_BINARY`, or the one that cargo built beside the running test or chore.
 pub fn binary() -> anyhow::Result<PathBuf> {
-    let path = std::env::var_os("OMNIRUN_BINARY")
-        .map_or_else(|| root().join("target/release/omnirun"), PathBuf::from);
-    anyhow::ensure!(path.exists(), "{} is missing: run cargo build --release --bin omnirun", path.display());
-    Ok(path)
+    if let Some(path) = std::env::var_os("OMNIRUN_BINARY") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("omnirun"));
+    let found = beside.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| anyhow::anyhow!("the program is missing: run cargo build --release --bin omnirun"))
 }
