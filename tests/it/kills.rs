@@ -94,7 +94,8 @@ async fn killed_after(k: usize) -> Result<()> {
     let client = up.client();
     {
         // Whichever comes first: the record, and then the kill; or the end of the job, when k counts records of the very end.
-        let job = demo.run(&client, &mut smtp, &mut |_| {});
+        let mut tell = |_: &str| {};
+        let job = demo.run(&client, &mut smtp, &mut tell);
         let killed = async {
             let count = watch(&data, seen.clone(), k).await?;
             up.kill().await?;

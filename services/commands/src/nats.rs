@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::service::{Request, ServiceExt as _};
+use async_nats::service::{Request, Service, ServiceExt as _};
 use async_nats::service::endpoint::Endpoint;
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
@@ -48,7 +48,8 @@ pub async fn serve_nats_until(
     service: Arc<CommandService>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let mut requests = listen(&client).await?;
+    // Dropping the service ends its endpoints.
+    let (_micro, mut requests) = listen(&client).await?;
     let room = Arc::new(Semaphore::new(AT_ONCE_MAX));
     tokio::pin!(stop);
     loop {
@@ -69,8 +70,8 @@ pub async fn serve_nats_until(
     Ok(())
 }
 
-/// The endpoints of all commands, as one stream.
-async fn listen(client: &Client) -> Result<SelectAll<Endpoint>, ServeError> {
+/// The service, and the endpoints of all commands as one stream.
+async fn listen(client: &Client) -> Result<(Service, SelectAll<Endpoint>), ServeError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |source| ServeError { what, source }
@@ -85,7 +86,7 @@ async fn listen(client: &Client) -> Result<SelectAll<Endpoint>, ServeError> {
         let endpoint = micro.endpoint_builder().name(subject.replace('.', "-")).add(subject).await;
         requests.push(endpoint.map_err(failed(subject))?);
     }
-    Ok(requests)
+    Ok((micro, requests))
 }
 
 /// Handles one request; without room it is refused.
