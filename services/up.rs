@@ -63,11 +63,8 @@ pub async fn run(options: Options) -> Result<()> {
     let (mail, mailbox) = mail::choose(&options)?;
 
     let mut tasks = Tasks::new();
-    let ops = OpsServer::bind(
-        &data,
-        store.clone(),
-        vec![Arc::new(directory.live()), Arc::new(usage.live())],
-    )?;
+    let ops =
+        OpsServer::bind(&data, store.clone(), vec![Arc::new(directory.live()), Arc::new(usage.live())])?;
     tasks.spawn(async move {
         ops.serve().await;
         "the operator's socket"
@@ -93,8 +90,7 @@ pub async fn run(options: Options) -> Result<()> {
     });
     let stores = Stores { read: store.clone(), append: store.clone(), queue: store.clone() };
     let here = DataPath { listen: ([127, 0, 0, 1], 0).into(), advertised: None };
-    let worker =
-        host::start(&options.host, &data, stores, directory.live(), identity.worker, here).await?;
+    let worker = host::start(&options.host, &data, stores, directory.live(), identity.worker, here).await?;
     let address = listener.local_addr()?;
     let gateway = Gateway::new(omnirun_gateway::Parts {
         commands,

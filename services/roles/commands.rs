@@ -68,8 +68,7 @@ pub async fn run(options: Options) -> Result<()> {
         }
     });
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut serving =
-        tokio::spawn(serve_nats_until(client.clone(), service, async { drop(stopped.await) }));
+    let mut serving = tokio::spawn(serve_nats_until(client.clone(), service, async { drop(stopped.await) }));
     say_ready("commands", "");
     let ended = tokio::select! {
         ended = until_stopped(&mut tasks) => ended?,

@@ -29,8 +29,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mailer = Arc::new(smtp::mailer(&options.smtp, &options.mail_from)?);
     let client = bus::reach(&options.bus.as_role("mailer", Vec::new())?).await?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let mut serving =
-        tokio::spawn(serve_nats_until(client.clone(), mailer, async { drop(stopped.await) }));
+    let mut serving = tokio::spawn(serve_nats_until(client.clone(), mailer, async { drop(stopped.await) }));
     say_ready("mailer", "");
     let mut tasks = Tasks::new();
     let ended = tokio::select! {

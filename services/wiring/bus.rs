@@ -87,10 +87,7 @@ pub async fn open(options: &Options) -> Result<JetStreamLog> {
 /// Whether waiting may help.
 pub fn is_away(error: &ConnectError) -> bool {
     let ConnectError::Unreachable { source, .. } = error else { return false };
-    matches!(
-        source.kind(),
-        ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns
-    )
+    matches!(source.kind(), ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns)
 }
 
 /// What to look at when a server does not take us.

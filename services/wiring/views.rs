@@ -31,18 +31,16 @@ pub async fn usage(reader: Arc<dyn Read>, root: Digest, state: &Path) -> Result<
 }
 
 /// Waits until the directory has read the log and refuses a key that nobody would believe.
-pub async fn require_enrolled(
-    reader: &dyn Read,
-    directory: &Live<Directory>,
-    signer: &Signer,
-) -> Result<()> {
+pub async fn require_enrolled(reader: &dyn Read, directory: &Live<Directory>, signer: &Signer) -> Result<()> {
     let head = reader.head(Log::Events).await?;
     directory.reached(head, CATCH_UP_WITHIN).await.context("cannot follow the event log")?;
     let key = signer.id();
     let is_believed = directory
         .view(|_, verifier| verifier.ring().get(key).is_some_and(|entry| entry.retired_at.is_none()));
     if !is_believed {
-        bail!("this role's key {key} is not enrolled on the log; run omnirun ops init with the root key and --nats");
+        bail!(
+            "this role's key {key} is not enrolled on the log; run omnirun ops init with the root key and --nats"
+        );
     }
     Ok(())
 }

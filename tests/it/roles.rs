@@ -41,9 +41,7 @@ async fn the_job_ends_well_over_jetstream_although_its_server_is_killed_in_the_m
         };
         let started = Instant::now();
         // A gateway that is back before the commands service refuses, and says that nothing was done: its user asks again.
-        while let Err(error) =
-            tokio::time::timeout(JOB_PATIENCE, demo.run(&client, smtp, &mut tell)).await?
-        {
+        while let Err(error) = tokio::time::timeout(JOB_PATIENCE, demo.run(&client, smtp, &mut tell)).await? {
             ensure!(started.elapsed() < BACK_PATIENCE, "the job does not end well: {error:#}");
             tokio::time::sleep(ASK_AGAIN).await;
         }
@@ -93,11 +91,8 @@ async fn a_role_without_streams_says_what_to_run() -> Result<()> {
     let nats = tokio::task::block_in_place(omnirun_test_support::NatsServer::start);
     let directory = tempfile::tempdir()?;
     let url = nats.url();
-    let (exit, text) = omnirun_test_support::up::ops(
-        directory.path(),
-        &["--nats", url.as_str(), "tail"],
-    )
-    .await?;
+    let (exit, text) =
+        omnirun_test_support::up::ops(directory.path(), &["--nats", url.as_str(), "tail"]).await?;
     ensure!(exit == 2 && text.contains("run omnirun ops streams apply"), "{exit}: {text}");
     Ok(())
 }

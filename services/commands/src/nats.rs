@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::service::{Request, Service, ServiceExt as _};
 use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request, Service, ServiceExt as _};
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
 use omnirun_commands_api::nats::Answer;
