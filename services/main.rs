@@ -1,7 +1,9 @@
 //! The program: one subcommand per role. Only this crate knows all the parts; here they are put together and nowhere else.
 
 mod process;
+mod wiring;
 
+mod roles;
 mod up;
 
 mod ops;
@@ -22,11 +24,19 @@ struct Cli {
 enum Role {
     /// Run everything in this process on the embedded log
     Up(up::Options),
+    /// Decide commands from the bus and write the log
+    Commands(roles::commands::Options),
+    /// Answer HTTP, over the bus
+    Gateway(roles::gateway::Options),
+    /// Run sandboxes on this machine
+    Worker(roles::worker::Options),
+    /// Hand mails from the bus to a mail server
+    Mailer(roles::mailer::Options),
     /// Own one guest: started by a worker, with its orders on standard input
     #[command(hide = true)]
     Vmm,
     /// Make keys, read the log, replay and verify it
-    Ops(omnirun_ops::OpsArgs),
+    Ops(ops::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -38,11 +48,17 @@ fn main() -> ExitCode {
         // Before any runtime: the owner of a guest makes its own, small one.
         Role::Vmm => omnirun_owner::main(),
         Role::Ops(args) => on_runtime(async { Ok(ExitCode::from(ops::run(args).await.code())) }),
-        Role::Up(options) => {
-            process::start_logging();
-            on_runtime(async { up::run(options).await.map(|()| ExitCode::SUCCESS) })
-        }
+        Role::Up(options) => serve(up::run(options)),
+        Role::Commands(options) => serve(roles::commands::run(options)),
+        Role::Gateway(options) => serve(roles::gateway::run(options)),
+        Role::Worker(options) => serve(roles::worker::run(options)),
+        Role::Mailer(options) => serve(roles::mailer::run(options)),
     }
+}
+
+fn serve(role: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    process::start_logging();
+    on_runtime(async { role.await.map(|()| ExitCode::SUCCESS) })
 }
 
 fn on_runtime(role: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {

@@ -1,10 +1,12 @@
 //! What every role does to its own process first: no core dumps, nothing of a value in a panic's text, quiet logs; and the clock that all are given.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use omnirun_commands::MasterKey;
 use omnirun_events::unit::{Clock, Timestamp};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
@@ -32,10 +34,21 @@ pub fn start_logging() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false).init();
 }
 
-/// The system's clock. A clock before 1970 reads as 1970: folds and deciders then refuse what looks expired.
+/// The system's time. A clock before 1970 reads as 1970: folds and deciders then refuse what looks expired.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The system's clock: [`now`].
 pub fn clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    })
+    Arc::new(now)
+}
+
+/// File name of the master key, in the directory of keys.
+pub const MASTER_KEY: &str = "master.key";
+
+/// Makes the master key beside the signing keys.
+pub fn make_master_key(keys: &Path) -> std::io::Result<()> {
+    MasterKey::create(&keys.join(MASTER_KEY)).map(drop).map_err(std::io::Error::other)
 }

@@ -11,10 +11,8 @@
 mod hello;
 mod mail;
 mod options;
-mod pricing;
-mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -23,29 +21,21 @@ use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::unit::Millis;
 use omnirun_gateway::Gateway;
 use omnirun_ops::{Identity, OpsServer, identity};
-use omnirun_projections::{Directory, Usage};
-use omnirun_runner::{Checkpoints, Follower, Source, follow};
 use omnirun_sled::{EmbeddedLog, SledLog};
-use omnirun_worker::Stop;
+use omnirun_worker::{Stop, Stores};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 
 pub use options::Options;
 
 use crate::process;
+use crate::wiring::host::{self, DataPath};
+use crate::wiring::plans::PlanPricing;
+use crate::wiring::run::{Tasks, outcome, until_stopped};
+use crate::wiring::views;
 
 /// How long a sign-in challenge is remembered.
 const AUTH_AGE: Millis = Millis(15 * 60 * 1000);
-
-/// File name of the master key.
-const MASTER_KEY: &str = "master.key";
-
-/// Where the read models of a data directory keep their checkpoints.
-pub fn views_of(data: &Path) -> PathBuf {
-    data.join("views")
-}
 
 /// Opens the embedded log of a data directory; one process at a time.
 pub fn open_store(data: &Path) -> Result<EmbeddedLog> {
@@ -57,7 +47,7 @@ pub fn open_store(data: &Path) -> Result<EmbeddedLog> {
 /// Runs until it is asked to stop or a part of it ends.
 pub async fn run(options: Options) -> Result<()> {
     let data = options.make_data()?;
-    let plans = Arc::new(options.plans()?);
+    let plans = Arc::new(options.plans.load()?);
     let listener = TcpListener::bind(options.listen).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
@@ -68,15 +58,13 @@ pub async fn run(options: Options) -> Result<()> {
     let (identity, master) = keys(&data)?;
     let store = Arc::new(open_store(&data)?);
     identity::enrol(&*store, &*store, &identity, clock()).await.context("cannot enrol the signing keys")?;
-    let views = Views::follow(store.clone(), &identity, &data).await?;
+    let directory = views::directory(store.clone(), identity.root, &data).await?;
+    let usage = views::usage(store.clone(), identity.root, &data).await?;
     let (mail, mailbox) = mail::choose(&options)?;
 
-    let mut tasks = JoinSet::new();
-    let ops = OpsServer::bind(
-        &data,
-        store.clone(),
-        vec![Arc::new(views.directory.live()), Arc::new(views.usage.live())],
-    )?;
+    let mut tasks = Tasks::new();
+    let ops =
+        OpsServer::bind(&data, store.clone(), vec![Arc::new(directory.live()), Arc::new(usage.live())])?;
     tasks.spawn(async move {
         ops.serve().await;
         "the operator's socket"
@@ -84,7 +72,7 @@ pub async fn run(options: Options) -> Result<()> {
     let commands = CommandService::start(omnirun_commands::Parts {
         reader: store.clone(),
         append: store.clone(),
-        directory: views.directory.live(),
+        directory: directory.live(),
         signer: identity.commands,
         master,
         mail,
@@ -100,16 +88,16 @@ pub async fn run(options: Options) -> Result<()> {
             "the reconciler of commands"
         }
     });
-    let worker =
-        worker::start(&options, &data, store.clone(), views.directory.live(), identity.worker, &clock)
-            .await?;
+    let stores = Stores { read: store.clone(), append: store.clone(), queue: store.clone() };
+    let here = DataPath { listen: ([127, 0, 0, 1], 0).into(), advertised: None };
+    let worker = host::start(&options.host, &data, stores, directory.live(), identity.worker, here).await?;
     let address = listener.local_addr()?;
     let gateway = Gateway::new(omnirun_gateway::Parts {
         commands,
         reader: store.clone(),
-        directory: views.directory.live(),
-        usage: views.usage.live(),
-        pricing: Some(Arc::new(pricing::PlanPricing::new(plans))),
+        directory: directory.live(),
+        usage: usage.live(),
+        pricing: Some(Arc::new(PlanPricing::new(plans))),
         signer: identity.gateway,
         secret: *identity.gateway_secret.expose(),
         clock,
@@ -122,7 +110,7 @@ pub async fn run(options: Options) -> Result<()> {
         tokio::spawn(async move { gateway.serve(listener, async { drop(stopped.await) }).await });
     hello::say(address, &data, mailbox.is_some());
     let ended = tokio::select! {
-        ended = wait(&mut tasks) => ended?,
+        ended = until_stopped(&mut tasks) => ended?,
         _ = &mut gateway => Some("the gateway"),
     };
     // Requests under way end first, then what answers them.
@@ -132,53 +120,16 @@ pub async fn run(options: Options) -> Result<()> {
     }
     tasks.shutdown().await;
     worker.stop(Stop::Leave).await;
-    views.stop().await;
+    directory.stop().await;
+    usage.stop().await;
     store.kept().close().context("cannot close the log")?;
-    match ended {
-        None => Ok(()),
-        Some(part) => anyhow::bail!("{part} has ended; the log says why"),
-    }
+    outcome(ended)
 }
 
 /// The keys of this installation, made at the first start.
 fn keys(data: &Path) -> Result<(Identity, MasterKey)> {
     if !identity::exists(data) {
-        identity::create_with(data, make_master_key)?;
+        identity::create_with(data, process::make_master_key)?;
     }
-    Ok((identity::load(data)?, MasterKey::load(&data.join("keys").join(MASTER_KEY))?))
-}
-
-/// Makes the master key beside the signing keys.
-pub fn make_master_key(keys: &Path) -> std::io::Result<()> {
-    MasterKey::create(&keys.join(MASTER_KEY)).map(drop).map_err(std::io::Error::other)
-}
-
-/// The read models of this process.
-struct Views {
-    directory: Follower<Directory>,
-    usage: Follower<Usage>,
-}
-
-impl Views {
-    async fn follow(store: Arc<EmbeddedLog>, identity: &Identity, data: &Path) -> Result<Self> {
-        let checkpoints = Some(Checkpoints::in_directory(views_of(data)));
-        let directory = follow(store.clone(), identity.root, Source::Events, checkpoints.clone()).await?;
-        let usage = follow(store, identity.root, Source::EventsAndUsage, checkpoints).await?;
-        Ok(Self { directory, usage })
-    }
-
-    async fn stop(self) {
-        self.directory.stop().await;
-        self.usage.stop().await;
-    }
-}
-
-/// Waits for a signal (none) or for a part that ended by itself.
-async fn wait(tasks: &mut JoinSet<&'static str>) -> Result<Option<&'static str>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => Ok(None),
-        _ = terminate.recv() => Ok(None),
-        ended = tasks.join_next() => Ok(Some(ended.and_then(Result::ok).unwrap_or("a part"))),
-    }
+    Ok((identity::load(data)?, MasterKey::load(&data.join("keys").join(process::MASTER_KEY))?))
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use omnirun_billing::Plans;
+
+use crate::wiring::host::HostOptions;
+use crate::wiring::plans::PlanOptions;
 
 /// Options of `omnirun up`
 #[derive(Debug, Args)]
@@ -17,24 +19,18 @@ pub struct Options {
     /// Where the HTTP API listens; port 0 takes any free one. TLS belongs in front of it
     #[arg(long, env = "OMNIRUN_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// The template store that scripts/guest-image makes
-    #[arg(long, env = "OMNIRUN_IMAGES", default_value = ".data/images")]
-    pub images: PathBuf,
     /// Mail server: smtp://user:password@host:587 (STARTTLS) or smtps://…:465; without it mail stays in memory and is shown here
     #[arg(long, env = "OMNIRUN_SMTP", hide_env_values = true)]
     pub smtp: Option<String>,
     /// Sender of mail
     #[arg(long, env = "OMNIRUN_MAIL_FROM", default_value = "OmniRun <no-reply@localhost>")]
     pub mail_from: String,
-    /// Guests that wait ready for each template
-    #[arg(long, env = "OMNIRUN_POOL", default_value_t = 1)]
-    pub pool: u32,
-    /// Sandboxes that run at once
-    #[arg(long, env = "OMNIRUN_SANDBOXES_MAX", default_value_t = 16)]
-    pub sandboxes_max: u32,
-    /// Plans and prices; without it, those of infra/plans.toml as it was built in
-    #[arg(long, env = "OMNIRUN_PLANS")]
-    pub plans: Option<PathBuf>,
+    /// What this machine offers
+    #[command(flatten)]
+    pub host: HostOptions,
+    /// Which plans
+    #[command(flatten)]
+    pub plans: PlanOptions,
 }
 
 impl Options {
@@ -43,16 +39,5 @@ impl Options {
         let failed = || format!("cannot make the data directory {}", self.data.display());
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.data).with_context(failed)?;
         self.data.canonicalize().with_context(failed)
-    }
-
-    /// The plans.
-    pub fn plans(&self) -> Result<Plans> {
-        let Some(path) = &self.plans else {
-            return Plans::parse(include_str!("../../infra/plans.toml"))
-                .context("the plans that were built in are wrong");
-        };
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Plans::parse(&text).with_context(|| format!("the plans in {} are wrong", path.display()))
     }
 }

@@ -30,6 +30,6 @@ pub mod service;
 pub mod nats;
 
 pub use master::{MasterKey, MasterKeyError};
-pub use nats::serve_nats;
+pub use nats::{serve_nats, serve_nats_until};
 pub use random::Random;
 pub use service::{CommandService, Parts, StartError};

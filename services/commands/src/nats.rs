@@ -1,15 +1,16 @@
 //! The service on the bus: a NATS micro service, one endpoint per command, MessagePack in and out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::service::ServiceExt as _;
 use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request, Service, ServiceExt as _};
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
 use omnirun_commands_api::nats::Answer;
 use omnirun_commands_api::{Code, Command, Envelope, Rejection};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::failure::{Failure, busy, chain};
 use crate::service::CommandService;
@@ -32,8 +33,45 @@ pub struct ServeError {
     source: async_nats::Error,
 }
 
+/// How long commands that are being handled may take to end once the service is asked to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// Answers commands from the bus until the connection is closed for good or the future is dropped.
 pub async fn serve_nats(client: Client, service: Arc<CommandService>) -> Result<(), ServeError> {
+    serve_nats_until(client, service, std::future::pending()).await
+}
+
+/// As [`serve_nats`], until `stop` is done: then takes no more commands, and lets those that are being handled be answered, for ten
+/// seconds at most. One that it had received and not begun times out at its sender, who asks again.
+pub async fn serve_nats_until(
+    client: Client,
+    service: Arc<CommandService>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    // Dropping the service ends its endpoints.
+    let (_micro, mut requests) = listen(&client).await?;
+    let room = Arc::new(Semaphore::new(AT_ONCE_MAX));
+    tokio::pin!(stop);
+    loop {
+        let request = tokio::select! {
+            () = &mut stop => break,
+            request = requests.next() => request,
+        };
+        let Some(request) = request else { break };
+        let room = room.clone().try_acquire_owned();
+        tokio::spawn(respond(service.clone(), request, room.ok()));
+    }
+    drop(requests);
+    // The room is whole again when nobody is in it.
+    let all = room.acquire_many(AT_ONCE_MAX as u32);
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("some commands were not answered before the service ended");
+    }
+    Ok(())
+}
+
+/// The service, and the endpoints of all commands as one stream.
+async fn listen(client: &Client) -> Result<(Service, SelectAll<Endpoint>), ServeError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |source| ServeError { what, source }
@@ -42,30 +80,27 @@ pub async fn serve_nats(client: Client, service: Arc<CommandService>) -> Result<
     let builder = builder.queue_group(QUEUE_GROUP);
     let micro = builder.start(SERVICE_NAME, env!("CARGO_PKG_VERSION")).await;
     let micro = micro.map_err(failed(SERVICE_NAME))?;
-    let mut requests: SelectAll<Endpoint> = SelectAll::new();
+    let mut requests = SelectAll::new();
     for subject in Command::SUBJECTS {
         // Endpoint names have no dots.
         let endpoint = micro.endpoint_builder().name(subject.replace('.', "-")).add(subject).await;
         requests.push(endpoint.map_err(failed(subject))?);
     }
-    let room = Arc::new(Semaphore::new(AT_ONCE_MAX));
-    while let Some(request) = requests.next().await {
-        let room = room.clone().try_acquire_owned();
-        let service = service.clone();
-        tokio::spawn(async move {
-            let (subject, body) = (request.message.subject.clone(), request.message.payload.clone());
-            let answer = match room {
-                Ok(_room) => answer(&service, &subject, &body).await,
-                Err(_) => refuse(busy("Too many commands at once; nothing was done. Try again.")),
-            };
-            let Some(answer) = answer else { return };
-            let body = rmp_serde::to_vec_named(&answer).expect("replies are ids, numbers and texts");
-            if let Err(error) = request.respond(Ok(body.into())).await {
-                tracing::warn!(reason = chain(&error), "a reply could not be sent");
-            }
-        });
+    Ok((micro, requests))
+}
+
+/// Handles one request; without room it is refused.
+async fn respond(service: Arc<CommandService>, request: Request, room: Option<OwnedSemaphorePermit>) {
+    let (subject, body) = (request.message.subject.clone(), request.message.payload.clone());
+    let answer = match room {
+        Some(_) => answer(&service, &subject, &body).await,
+        None => refuse(busy("Too many commands at once; nothing was done. Try again.")),
+    };
+    let Some(answer) = answer else { return };
+    let body = rmp_serde::to_vec_named(&answer).expect("replies are ids, numbers and texts");
+    if let Err(error) = request.respond(Ok(body.into())).await {
+        tracing::warn!(reason = chain(&error), "a reply could not be sent");
     }
-    Ok(())
 }
 
 /// The answer to one request; none when it is not known what became of it, so that the asker's own time-out says so.

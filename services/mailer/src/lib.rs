@@ -11,5 +11,5 @@ pub mod smtp;
 pub mod serve;
 
 pub use mailbox::{MemoryMailbox, SentMail};
-pub use serve::serve_nats;
+pub use serve::{serve_nats, serve_nats_until};
 pub use smtp::{Credentials, Encryption, SettingsError, SmtpMailer, SmtpSettings};

@@ -95,9 +95,20 @@ pub type Open = Box<dyn FnOnce(&Path) -> Pin<Box<dyn Future<Output = anyhow::Res
 /// Makes more secrets in an unfinished directory of keys.
 pub type MakeMore = Box<dyn FnOnce(&Path) -> std::io::Result<()> + Send>;
 
+/// Which running processes are asked before the store is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Running {
+    /// The one that holds the store of the data directory, through `<data>/ops.sock`: for records and for read models.
+    Holder,
+    /// The roles whose state is in these directories, for their read models alone; records come from the store. The first that answers counts.
+    Roles(Vec<PathBuf>),
+}
+
 /// What the commands need of the world.
 pub struct Context {
-    /// Opens the store; called at most once, and only when nobody answers on `<data>/ops.sock`.
+    /// Who is asked what is in its memory.
+    pub running: Running,
+    /// Opens the store; called at most once, and not when [`Running::Holder`] answers.
     pub open: Open,
     /// What `init` makes beside the signing keys, in the directory of keys before it counts: the master key of sealed fields.
     pub make_more: MakeMore,
@@ -250,15 +261,26 @@ async fn open(data: &Path, context: &mut Context) -> anyhow::Result<Opened> {
 /// Where records are read from.
 pub(crate) struct Source {
     pub read: Arc<dyn Read>,
-    /// The running process, when it is read through its socket.
+    /// A running process, when one answers on its socket.
     pub live: Option<SocketRead>,
 }
 
 impl Source {
     async fn find(data: &Path, context: &mut Context) -> anyhow::Result<Self> {
-        if let Some(live) = SocketRead::connect(data).await {
-            return Ok(Self { read: Arc::new(live.clone()), live: Some(live) });
+        let roles = match std::mem::replace(&mut context.running, Running::Roles(Vec::new())) {
+            Running::Roles(roles) => roles,
+            Running::Holder => match SocketRead::connect(data).await {
+                Some(live) => return Ok(Self { read: Arc::new(live.clone()), live: Some(live) }),
+                None => Vec::new(),
+            },
+        };
+        let mut live = None;
+        for role in roles {
+            live = SocketRead::connect(&role).await;
+            if live.is_some() {
+                break;
+            }
         }
-        Ok(Self { read: open(data, context).await?.read, live: None })
+        Ok(Self { read: open(data, context).await?.read, live })
     }
 }

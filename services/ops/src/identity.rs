@@ -16,6 +16,7 @@
 
 mod enrol;
 mod files;
+mod roles;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop};
 pub use enrol::{EnrolError, Enrolled, enrol};
 pub(crate) use files::parse_hex as parse_fingerprint;
 pub use files::{create, create_with, pinned_root};
+pub use roles::{CommandsKeys, GatewayKeys, WorkerKeys, load_commands, load_gateway, load_worker};
 
 use files::Keys;
 

@@ -21,6 +21,6 @@ mod text;
 
 pub mod socket;
 
-pub use command::{Context, Exit, Opened, OpsArgs, OpsCommand, run};
+pub use command::{Context, Exit, Opened, OpsArgs, OpsCommand, Running, run};
 pub use identity::Identity;
 pub use socket::{OpsServer, SocketRead, View};

@@ -3,6 +3,7 @@
 //! Each server listens on a free port of the loopback interface and has a directory of its own. Nothing here knows what is asserted;
 //! that is in the tests that use it.
 
+pub mod cluster;
 pub mod http;
 pub mod nats;
 pub mod smtp;

@@ -216,6 +216,7 @@ impl World {
         let (reader, log) = (self.reader(), self.log.clone());
         let is_taken = matches!(*self.damage.lock().expect("no panic"), Some(Damage::Taken));
         let context = Context {
+            running: omnirun_ops::Running::Holder,
             open: Box::new(move |_| {
                 Box::pin(async move {
                     anyhow::ensure!(!is_taken, "another process has the store");

@@ -1,55 +1,78 @@
-//! The worker of `omnirun up`: this machine as the one host.
+//! This machine as a host of sandboxes: what it offers, and its worker over whichever log there is.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use omnirun_events::id::HostId;
 use omnirun_events::signing::Signer;
-use omnirun_events::unit::{Clock, Mebibytes, Shape, Vcpus};
+use omnirun_events::unit::{Mebibytes, Shape, Vcpus};
 use omnirun_projections::Directory;
 use omnirun_runner::Live;
-use omnirun_sled::EmbeddedLog;
 use omnirun_vmm_api::MonitorChoice;
 use omnirun_worker::config::METER_EVERY;
 use omnirun_worker::{Config, Offer, Parts, Stores, Worker, WorkerHandle};
 
-use super::Options;
+use crate::process;
 
 /// What a sandbox gets when its user names no shape, and the shape of pool guests.
 const DEFAULT_SHAPE: Shape = Shape { vcpus: Vcpus(1), memory: Mebibytes(512) };
 
-/// Starts the worker over this process's log.
+/// What this machine offers.
+#[derive(Debug, Args)]
+pub struct HostOptions {
+    /// The template store that scripts/guest-image makes
+    #[arg(long, env = "OMNIRUN_IMAGES", default_value = ".data/images")]
+    pub images: PathBuf,
+    /// Guests that wait ready for each template
+    #[arg(long, env = "OMNIRUN_POOL", default_value_t = 1)]
+    pub pool: u32,
+    /// Sandboxes that run at once
+    #[arg(long, env = "OMNIRUN_SANDBOXES_MAX", default_value_t = 16)]
+    pub sandboxes_max: u32,
+}
+
+/// Where gateways reach the host.
+#[derive(Debug, Clone)]
+pub struct DataPath {
+    /// Where it listens; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// `address:port` under which gateways reach it; none where that is the one it listens on.
+    pub advertised: Option<String>,
+}
+
+/// Starts the worker with its state in `state`, an absolute directory that belongs to it.
 pub async fn start(
-    options: &Options,
-    data: &Path,
-    store: Arc<EmbeddedLog>,
+    options: &HostOptions,
+    state: &Path,
+    stores: Stores,
     directory: Live<Directory>,
     (host, signer): (HostId, Signer),
-    clock: &Clock,
+    data_path: DataPath,
 ) -> Result<WorkerHandle> {
     let images = options.images.canonicalize().with_context(|| {
         format!("{} is missing; make the guest images with scripts/guest-image", options.images.display())
     })?;
     let parts = Parts {
-        stores: Stores { read: store.clone(), append: store.clone(), queue: store },
+        stores,
         directory,
         signer,
         host,
-        outbox_dir: data.join("outbox"),
+        outbox_dir: state.join("outbox"),
         images_dir: images.clone(),
-        state_dir: data.join("run"),
+        state_dir: state.join("run"),
         executable: std::env::current_exe().context("cannot find this program's own file")?,
-        clock: clock.clone(),
-        config: config(options, &images)?,
+        clock: process::clock(),
+        config: config(options, &images, data_path)?,
     };
     Worker::start(parts).await.context("cannot start the worker")
 }
 
-fn config(options: &Options, images: &Path) -> Result<Config> {
+fn config(options: &HostOptions, images: &Path, data_path: DataPath) -> Result<Config> {
     Ok(Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        advertised: None,
+        listen: data_path.listen,
+        advertised: data_path.advertised,
         sandboxes_max: options.sandboxes_max,
         vcpus_max: Vcpus(8),
         memory_max: Mebibytes(16 * 1024),

@@ -1,0 +1,105 @@
+//! `omnirun gateway`: the HTTP facade over the bus.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use omnirun_commands_api::nats::NatsCommands;
+use omnirun_events::subject::{Log, Slot};
+use omnirun_gateway::Gateway;
+use omnirun_ops::{OpsServer, identity};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::DataOptions;
+use crate::process;
+use crate::wiring::bus::{self, BusOptions};
+use crate::wiring::plans::{PlanOptions, PlanPricing};
+use crate::wiring::run::{Tasks, outcome, say_ready, until_stopped};
+use crate::wiring::state::State;
+use crate::wiring::views;
+
+/// Options of `omnirun gateway`
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    bus: BusOptions,
+    #[command(flatten)]
+    plans: PlanOptions,
+    /// Where the HTTP API listens; port 0 takes any free one. TLS belongs in front of it
+    #[arg(long, env = "OMNIRUN_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Scheme, host and port that browsers see, such as https://omnirun.example
+    #[arg(long, env = "OMNIRUN_ORIGIN")]
+    origin: Option<String>,
+    /// Name of this gateway in /status
+    #[arg(long, env = "OMNIRUN_NODE", default_value = "gateway")]
+    node: String,
+}
+
+/// Runs until it is asked to stop or a part of it ends.
+pub async fn run(options: Options) -> Result<()> {
+    let data = options.data.path()?;
+    let keys = identity::load_gateway(&data)?;
+    let plans = Arc::new(options.plans.load()?);
+    let state = State::take(&data, "gateway")?;
+    let listener = TcpListener::bind(options.listen).await;
+    let listener =
+        listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
+    let address = listener.local_addr()?;
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
+    let metrics = metrics.context("cannot record metrics")?;
+    let logs = [Log::Events].into_iter().chain(Slot::all().map(Log::Usage)).collect();
+    let log = Arc::new(bus::open(&options.bus.as_role("gateway", logs)?).await?);
+    let client = log.client();
+    let directory = views::directory(log.clone(), keys.root, state.path()).await?;
+    let usage = views::usage(log.clone(), keys.root, state.path()).await?;
+    views::require_enrolled(&*log, &directory.live(), &keys.signer).await?;
+
+    let mut tasks = Tasks::new();
+    let seen = vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _];
+    let ops = OpsServer::bind(state.path(), log.clone(), seen)?;
+    tasks.spawn(async move {
+        ops.serve().await;
+        "the operator's socket"
+    });
+    let gateway = Gateway::new(omnirun_gateway::Parts {
+        commands: Arc::new(NatsCommands::new(client.clone(), process::now)),
+        reader: log,
+        directory: directory.live(),
+        usage: usage.live(),
+        pricing: Some(Arc::new(PlanPricing::new(plans))),
+        signer: keys.signer,
+        secret: *keys.secret.expose(),
+        clock: process::clock(),
+        metrics: Some(metrics),
+        mailbox: None,
+        config: omnirun_gateway::Config {
+            listen: address,
+            node_id: options.node,
+            origin: options.origin,
+            ..Default::default()
+        },
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut serving =
+        tokio::spawn(async move { gateway.serve(listener, async { drop(stopped.await) }).await });
+    say_ready("gateway", &format!(": http://{address}"));
+    let ended = tokio::select! {
+        ended = until_stopped(&mut tasks) => ended?,
+        _ = &mut serving => Some("the gateway"),
+    };
+    // Requests under way end first, then what answers them.
+    drop(stop);
+    if !serving.is_finished() {
+        drop(serving.await);
+    }
+    tasks.shutdown().await;
+    directory.stop().await;
+    usage.stop().await;
+    bus::flush(&client).await;
+    outcome(ended)
+}
