@@ -1,8 +1,8 @@
 //! From asking for a sandbox to the first output of `echo` in it, over HTTP with the real program: booted, restored from the template's
 //! snapshot on demand, and from the warm pool. One after the other, and ten at once.
 //!
-//! Which of the three a run is follows from the template store and from `--pool`: without a snapshot, and where none can be made,
-//! guests are booted. The program's own metrics must confirm it.
+//! Which of the three a run is follows from the shape and from `--pool`: the worker makes a snapshot and a pool of the default shape alone, so
+//! guests of another one are booted. The program's own metrics must confirm that none comes from elsewhere.
 
 mod images;
 mod shares;
@@ -17,7 +17,7 @@ use omnirun_test_support::world::{self, World};
 use serde_json::json;
 
 use super::numbers::{machine, millis, percentile, print_table};
-use images::{Images, Snapshot};
+use images::Images;
 use shares::Metrics;
 
 /// Sandboxes that are asked for at once.
@@ -56,6 +56,14 @@ impl Source {
         }
     }
 
+    /// Memory of a sandbox: for guests that are to be booted, a little more than the default, of which there is a snapshot.
+    const fn memory_mib(self) -> u32 {
+        match self {
+            Self::Boot => 516,
+            Self::Restore | Self::Pool => 512,
+        }
+    }
+
     /// The value of the label `from` in the worker's metrics.
     const fn label(self) -> &'static str {
         match self {
@@ -83,26 +91,17 @@ pub async fn run(options: &Options) -> Result<()> {
 
 /// Starts the program so that guests come from `source`, with `pool` guests in the pool where they come from there.
 async fn start(images: &Images, source: Source, pool: usize) -> Result<(World, Client)> {
-    images.set(if source == Source::Boot { Snapshot::Impossible } else { Snapshot::Possible })?;
     let pool = if source == Source::Pool { pool } else { 0 };
     let store = images.path().to_string_lossy().into_owned();
     let mut world = World::start(&["--images", &store, "--pool", &pool.to_string()]).await?;
     let (user, _) = world.user("bench@example.org").await?;
-    // The first guest is booted where there is no snapshot yet, and makes the worker try to make one.
-    let sandbox = create_and_echo(&user).await?.sandbox;
-    world::destroy(&user, &sandbox).await?;
-    match source {
-        Source::Boot => said(&world, "a template's snapshot was not made").await?,
-        Source::Restore | Source::Pool => {
-            wait_for(READY, async || Ok(images.has_snapshot().then_some(()))).await.context("no snapshot")?;
-        }
+    if source != Source::Boot {
+        // The first guest is booted where there is no snapshot yet, and makes the worker make one.
+        let sandbox = create_and_echo(&user, source).await?.sandbox;
+        world::destroy(&user, &sandbox).await?;
+        wait_for(READY, async || Ok(images.has_snapshot().then_some(()))).await.context("no snapshot")?;
     }
     Ok((world, user))
-}
-
-async fn said(world: &World, what: &str) -> Result<()> {
-    let heard = wait_for(READY, async || Ok(world.log_lines().contains(what).then_some(()))).await;
-    heard.with_context(|| format!("the program did not say {what:?}"))
 }
 
 /// Waits until as many guests are ready in the pool as are wanted.
@@ -122,9 +121,10 @@ struct Run {
     echoed: Duration,
 }
 
-async fn create_and_echo(user: &Client) -> Result<Run> {
+async fn create_and_echo(user: &Client, source: Source) -> Result<Run> {
     let began = Instant::now();
-    let sandbox = world::sandbox(user, json!({ "template": "python-3.11", "timeout": 120 })).await?;
+    let wish = json!({ "template": "python-3.11", "timeout": 120, "memoryMB": source.memory_mib() });
+    let sandbox = world::sandbox(user, wish).await?;
     let created = began.elapsed();
     ensure!(world::run(user, &sandbox, "echo hello").await? == "hello", "the guest said something else");
     Ok(Run { sandbox, created, echoed: began.elapsed() - created })
@@ -141,7 +141,7 @@ async fn sequential(images: &Images, source: Source, runs: usize) -> Result<Vec<
         if source == Source::Pool {
             pool_is_full(&world, POOL).await?;
         }
-        let run = create_and_echo(&user).await?;
+        let run = create_and_echo(&user, source).await?;
         world::destroy(&user, &run.sandbox).await?;
         done.push(run);
         if number % 10 == 0 {
@@ -166,7 +166,7 @@ async fn at_once(images: &Images, source: Source) -> Result<Vec<String>> {
         pool_is_full(&world, AT_ONCE).await?;
     }
     println!("{}: {AT_ONCE} at once", source.name());
-    let runs = futures_util::future::join_all((0..AT_ONCE).map(|_| create_and_echo(&user))).await;
+    let runs = futures_util::future::join_all((0..AT_ONCE).map(|_| create_and_echo(&user, source))).await;
     let mut times = Vec::new();
     for run in &runs {
         match run {

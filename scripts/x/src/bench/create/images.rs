@@ -1,7 +1,7 @@
-//! A template store of the bench's own: a copy of one template, whose snapshot comes and goes without touching the real one.
+//! A template store of the bench's own: a copy of one template, whose snapshot is made and removed without touching the real one.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
@@ -13,13 +13,6 @@ const FILES: [&str; 4] = [
     "templates/python-3.11/root.sqfs",
     "templates/python-3.11/template.json",
 ];
-
-/// Whether the worker can keep a snapshot of the template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Snapshot {
-    Possible,
-    Impossible,
-}
 
 /// The store. Dropping it removes it.
 pub struct Images(TempDir);
@@ -44,30 +37,13 @@ impl Images {
         self.0.path()
     }
 
-    fn snapshots(&self) -> PathBuf {
-        self.path().join(TEMPLATE).join("snapshot")
-    }
-
-    /// Allows snapshots, or puts a file where their directory would be.
-    pub fn set(&self, snapshot: Snapshot) -> Result<()> {
-        let path = self.snapshots();
-        match snapshot {
-            Snapshot::Impossible if path.is_dir() => fs::remove_dir_all(&path)?,
-            Snapshot::Possible if path.is_file() => fs::remove_file(&path)?,
-            _ => {}
-        }
-        if snapshot == Snapshot::Impossible {
-            fs::write(path, "")?;
-        }
-        Ok(())
-    }
-
     /// Whether there is a whole snapshot.
     pub fn has_snapshot(&self) -> bool {
-        let entries = fs::read_dir(self.snapshots()).into_iter().flatten().flatten();
-        entries.into_iter().any(|entry| {
-            let is_temporary = entry.file_name().to_string_lossy().contains('.');
-            !is_temporary && entry.path().join("meta.json").exists()
+        let entries =
+            fs::read_dir(self.path().join(TEMPLATE).join("snapshot")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).any(|path| {
+            // One that is still being written is named after its writer, too.
+            path.to_string_lossy().ends_with("-m512") && path.join("meta.json").exists()
         })
     }
 }
