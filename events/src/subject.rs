@@ -2,7 +2,9 @@
 //!
 //! A subject is a NATS subject (tokens joined by dots). Its record sequence is what writers race on.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -166,8 +168,13 @@ impl FromStr for SubjectKind {
         }
         // Number parsing takes a sign, which would give one kind two texts.
         let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        let tokens: Vec<&str> = text.split('.').take(5).collect();
-        Ok(match tokens.as_slice() {
+        let mut tokens = [""; 5];
+        let mut count = 0;
+        for (place, token) in tokens.iter_mut().zip(text.split('.')) {
+            *place = token;
+            count += 1;
+        }
+        Ok(match &tokens[..count] {
             ["evt", a, "account", "self"] => Self::Account(id(a)?),
             ["evt", a, "admission", "self"] => Self::Admission(id(a)?),
             ["evt", a, "token", t] => Self::Token(id(a)?, id(t)?),
@@ -191,31 +198,62 @@ impl FromStr for SubjectKind {
     }
 }
 
-/// The text of a subject. Always one that [`SubjectKind`] can read.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The text of a subject, and what it is about. Subjects are compared, ordered and hashed by their texts, which kinds and texts determine
+/// in both directions.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Subject(std::sync::Arc<str>);
+pub struct Subject {
+    text: std::sync::Arc<str>,
+    /// Kept, because whoever checks a record asks for it again and again.
+    kind: SubjectKind,
+}
+
+impl PartialEq for Subject {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Subject {}
+
+impl PartialOrd for Subject {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Subject {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+impl Hash for Subject {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
 
 impl Subject {
     /// The subject's text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// What the subject is about.
     pub fn kind(&self) -> SubjectKind {
-        self.0.parse().expect("a subject is only made from a kind or after its text was parsed")
+        self.kind
     }
 
     /// The log that the subject lives in.
     pub fn log(&self) -> Log {
-        self.kind().log()
+        self.kind.log()
     }
 }
 
 impl From<SubjectKind> for Subject {
     fn from(kind: SubjectKind) -> Self {
-        Self(kind.to_string().into())
+        Self { text: kind.to_string().into(), kind }
     }
 }
 
@@ -223,7 +261,7 @@ impl FromStr for Subject {
     type Err = ParseSubjectError;
 
     fn from_str(text: &str) -> Result<Self, ParseSubjectError> {
-        text.parse::<SubjectKind>().map(|_| Self(text.into()))
+        text.parse().map(|kind| Self { text: text.into(), kind })
     }
 }
 
@@ -237,19 +275,19 @@ impl TryFrom<String> for Subject {
 
 impl From<Subject> for String {
     fn from(subject: Subject) -> Self {
-        subject.0.as_ref().to_owned()
+        subject.text.as_ref().to_owned()
     }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

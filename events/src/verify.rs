@@ -37,9 +37,9 @@ pub enum FaultKind {
     #[error("it is filed under {filed} and says {said}")]
     Subject {
         /// Where the store has it.
-        filed: Subject,
+        filed: Box<Subject>,
         /// What its header says.
-        said: Subject,
+        said: Box<Subject>,
     },
     /// Its subject belongs to another log than the one that holds it.
     #[error("it is on {subject}, which belongs to {}", subject.log())]
@@ -192,7 +192,8 @@ impl Verifier {
         let record = codec::decode(&stored.record).map_err(FaultKind::Decode)?;
         let subject = &record.header.subject;
         if *subject != stored.subject {
-            return Err(FaultKind::Subject { filed: stored.subject.clone(), said: subject.clone() });
+            let (filed, said) = (Box::new(stored.subject.clone()), Box::new(subject.clone()));
+            return Err(FaultKind::Subject { filed, said });
         }
         if subject.log() != log {
             return Err(FaultKind::Log { subject: subject.clone() });

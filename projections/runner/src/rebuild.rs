@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
-use omnirun_events::log::{PAGE_RECORDS_MAX, Read, ReadError, Sequence, Tail};
+use omnirun_events::log::{Cursor, PAGE_RECORDS_MAX, Page, Read, ReadError, Sequence, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log};
 use omnirun_events::verify::{Depth, Fault, Verifier};
 use omnirun_projections::Fold;
+use tokio::sync::mpsc;
 
 use crate::follow::{Source, apply};
 use crate::live::Inner;
+
+/// Pages that are read ahead of the fold: enough that neither waits for the other, little memory.
+const PAGES_AHEAD: usize = 4;
 
 /// A rebuilt state.
 #[derive(Debug, Clone)]
@@ -73,19 +77,31 @@ async fn fold_log<F: Fold>(
     depth: Depth,
 ) -> Result<u64, RebuildError> {
     let failed = |source| RebuildError::Read { log, source };
-    let mut cursor = reader.read(log, Filter::all(), Sequence::NONE).await.map_err(failed)?;
+    let cursor = reader.read(log, Filter::all(), Sequence::NONE).await.map_err(failed)?;
+    let (pages, mut read) = mpsc::channel(PAGES_AHEAD);
+    let reading = tokio::spawn(read_ahead(cursor, pages));
     let mut records = 0;
-    loop {
-        let page = cursor.next(PAGE_RECORDS_MAX, Tail::Return).await.map_err(failed)?;
-        if page.records.is_empty() {
-            return Ok(records);
-        }
+    while let Some(page) = read.recv().await {
         for stored in &page.records {
             if stored.sequence > through {
                 return Ok(records);
             }
             apply(inner, log, stored, depth)?;
             records += 1;
+        }
+        // Folding a page takes milliseconds and never waits.
+        tokio::task::yield_now().await;
+    }
+    reading.await.expect("a cursor does not panic").map_err(failed)?;
+    Ok(records)
+}
+
+/// Reads to the end while others fold what was read, until nobody wants more.
+async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Page>) -> Result<(), ReadError> {
+    loop {
+        let page = cursor.next(PAGE_RECORDS_MAX, Tail::Return).await?;
+        if page.records.is_empty() || pages.send(page).await.is_err() {
+            return Ok(());
         }
     }
 }

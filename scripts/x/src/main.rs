@@ -2,6 +2,7 @@
 //!
 //! [`deps`] and [`tidy`] also run as ordinary tests of this crate.
 
+mod bench;
 mod demo;
 mod deps;
 mod sabotage;
@@ -16,6 +17,8 @@ use clap::Parser;
 /// Chores of the repository
 #[derive(Parser)]
 enum Chore {
+    /// Measure OmniRun beside the raw tools that it is made of, and print tables
+    Bench(bench::Bench),
     /// Do the main job over the real program, as a user would, and print each step with its time
     Demo,
     /// Compare what the crates depend on with docs/dependencies.md, in both directions
@@ -32,6 +35,7 @@ enum Chore {
 fn main() -> anyhow::Result<ExitCode> {
     let root = root();
     let complaints = match Chore::parse() {
+        Chore::Bench(options) => return bench::run(options).map(|()| ExitCode::SUCCESS),
         Chore::Demo => return demo::run().map(|()| ExitCode::SUCCESS),
         Chore::Deps => deps::complaints(&root)?,
         Chore::Tidy => tidy::complaints(&root)?,

@@ -6,7 +6,7 @@ mod guard;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -111,7 +111,10 @@ async fn relay(context: &Context, request: Request<Incoming>) -> Result<Response
     *inner.method_mut() = parts.method;
     *inner.uri_mut() = format!("http://owner{AGENT}{rest}").parse().map_err(|_| guard::NOT_FOUND)?;
     *inner.headers_mut() = passing(parts.headers);
+    let (method, asked) = (inner.method().as_str().to_owned(), Instant::now());
     let answer = owner.send(inner).await.map_err(|_| guard::GUEST_GONE)?;
+    metrics::histogram!("omnirun_worker_guest_seconds", "method" => method)
+        .record(asked.elapsed().as_secs_f64());
     let (head, body) = answer.into_parts();
     let mut relayed = Response::new(body.boxed_unsync());
     *relayed.status_mut() = head.status;

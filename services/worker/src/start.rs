@@ -138,7 +138,9 @@ async fn personalise(
         hostname: id.to_string(),
         envs: Default::default(),
     };
+    let asked = Instant::now();
     owner.claim(&claim).await.map_err(GuestError::Claim)?;
+    metrics::histogram!("omnirun_worker_personalise_seconds").record(asked.elapsed().as_secs_f64());
     context.guests.note(vm, |guest| guest.life = Life::Claimed(Some(end_at)));
     Ok(Span { started_at: now, end_at })
 }

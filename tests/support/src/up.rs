@@ -28,17 +28,19 @@ pub struct Up {
 }
 
 impl Up {
-    /// Starts `omnirun up` on a free port over `data`, with more arguments, and waits until it is healthy.
+    /// Starts `omnirun up` on a free port over `data`, with more arguments, and waits until it is healthy. Its templates are those of
+    /// [`crate::images`] where the arguments name no others.
     pub async fn start(data: &Path, arguments: &[&str]) -> Result<Self> {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        if !arguments.iter().any(|argument| argument == "--images") {
+            arguments.extend(["--images".to_owned(), crate::images().to_string_lossy().into_owned()]);
+        }
         Self::spawn(data.to_owned(), arguments).await
     }
 
     async fn spawn(data: PathBuf, arguments: Vec<String>) -> Result<Self> {
         let mut child = Command::new(crate::binary()?)
-            .args(["up", "--listen", "127.0.0.1:0", "--images"])
-            .arg(crate::images())
-            .arg("--data")
+            .args(["up", "--listen", "127.0.0.1:0", "--data"])
             .arg(&data)
             .args(&arguments)
             .stdin(Stdio::null())
