@@ -60,7 +60,7 @@ pub async fn run(options: Options) -> Result<()> {
     identity::enrol(&*store, &*store, &identity, clock()).await.context("cannot enrol the signing keys")?;
     let directory = views::directory(store.clone(), identity.root, &data).await?;
     let usage = views::usage(store.clone(), identity.root, &data).await?;
-    let (mail, mailbox) = mail::choose(&options)?;
+    let mail::Mail { send: mail, mailbox } = mail::choose(&options)?;
 
     let mut tasks = Tasks::new();
     let ops =

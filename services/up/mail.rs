@@ -14,13 +14,21 @@ use crate::wiring::smtp;
 /// Mails that the mailbox in memory keeps.
 const MAILBOX_MAX: usize = 100;
 
-/// The mailer, and the mailbox if it is that.
-pub fn choose(options: &Options) -> Result<(Arc<dyn SendMail>, Option<Arc<Shown>>)> {
+/// How mail is sent, and where it is shown.
+pub struct Mail {
+    /// Sends, or keeps.
+    pub send: Arc<dyn SendMail>,
+    /// The mailbox in memory; none when a mail server is used.
+    pub mailbox: Option<Arc<Shown>>,
+}
+
+/// By the mail server that `up` was told, else to memory.
+pub fn choose(options: &Options) -> Result<Mail> {
     let Some(server) = &options.smtp else {
         let mailbox = Arc::new(MemoryMailbox::new(MAILBOX_MAX, process::clock(), show));
-        return Ok((mailbox.clone(), Some(Arc::new(Shown(mailbox)))));
+        return Ok(Mail { send: mailbox.clone(), mailbox: Some(Arc::new(Shown(mailbox))) });
     };
-    Ok((Arc::new(smtp::mailer(server, &options.mail_from)?), None))
+    Ok(Mail { send: Arc::new(smtp::mailer(server, &options.mail_from)?), mailbox: None })
 }
 
 /// To the terminal itself, never through the logger: whoever started `up` is the one who signs in.

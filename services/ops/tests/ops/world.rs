@@ -223,6 +223,7 @@ impl World {
                     Ok(Opened { read: reader, append: Arc::new(log) })
                 })
             }),
+            make_more: Box::new(|_| Ok(())),
             checkpoints: Some(self.data().join("checkpoints")),
             clock: Arc::new(|| Timestamp(1)),
             out: Box::new(out.clone()),
