@@ -4,7 +4,7 @@
 //! of the last commit under `target/sabotage`, with a build folder of its own: nothing that is broken on purpose is ever where
 //! somebody would run it. A patch proves something only if its test passes without it, builds with it, runs, and fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -86,14 +86,12 @@ fn outcomes(root: &Path, only: Option<&str>) -> anyhow::Result<Vec<(String, Outc
     }
     let tree = Tree::make(root)?;
     // All of these first: restoring a file has cargo build it again.
+    let promises: BTreeSet<_> =
+        patches.iter().filter_map(|path| promise_of(&name_of(path)).map(str::to_owned)).collect();
     let mut baseline = BTreeMap::new();
-    for promise in
-        patches.iter().map(|path| name_of(path)).filter_map(|name| promise_of(&name).map(str::to_owned))
-    {
-        if !baseline.contains_key(&promise) {
-            let outcome = tree.test(&promise)?;
-            baseline.insert(promise, outcome);
-        }
+    for promise in promises {
+        let outcome = tree.test(&promise)?;
+        baseline.insert(promise, outcome);
     }
     for patch in &patches {
         eprintln!("== {}", name_of(patch));
