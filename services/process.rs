@@ -1,6 +1,7 @@
 //! What every role does to its own process first: no core dumps, nothing of a value in a panic's text, quiet logs; and the clock that all are given.
 
 use std::io::IsTerminal as _;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,11 +9,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use omnirun_commands::MasterKey;
 use omnirun_events::unit::{Clock, Timestamp};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
+/// The last of the standard descriptors (stdio(3)).
+const STANDARD_ERROR: RawFd = 2;
+
 /// Hardens the process. Secrets and users' code are in its memory, so it leaves no core and no other process of its user may
-/// read it.
+/// read it. What it was handed open by whoever started it is not handed on: a guest's monitor inherits what it is given and no more.
+///
+/// Called first, while nothing else runs.
 pub fn harden() -> anyhow::Result<()> {
+    keep_inherited_files().context("cannot keep inherited files from other programs")?;
     // One byte, not none: where core_pattern is a pipe, the kernel ignores a limit of 0 and takes 1 as "never" (fs/coredump.c).
     let none = Rlimit { current: Some(1), maximum: Some(1) };
     setrlimit(Resource::Core, none).context("cannot forbid core dumps")?;
@@ -25,6 +33,23 @@ pub fn harden() -> anyhow::Result<()> {
             None => eprintln!("omnirun: bug at an unknown place"),
         }
     }));
+    Ok(())
+}
+
+/// Has every open file but the three standard ones closed when another program is started. Our own are made so.
+fn keep_inherited_files() -> std::io::Result<()> {
+    let mut inherited = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        inherited.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    for fd in inherited.into_iter().filter(|fd| *fd > STANDARD_ERROR) {
+        // SAFETY: nothing else runs yet, so that a descriptor that was listed is open, except the one that listed them.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        match fcntl_setfd(fd, FdFlags::CLOEXEC) {
+            Ok(()) | Err(Errno::BADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(())
 }
 

@@ -31,7 +31,7 @@ pub use options::Options;
 use crate::process;
 use crate::wiring::host::{self, DataPath};
 use crate::wiring::plans::PlanPricing;
-use crate::wiring::run::{Tasks, outcome, until_stopped};
+use crate::wiring::run::{StopSignals, Tasks, outcome};
 use crate::wiring::views;
 
 /// How long a sign-in challenge is remembered.
@@ -108,9 +108,10 @@ pub async fn run(options: Options) -> Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let mut gateway =
         tokio::spawn(async move { gateway.serve(listener, async { drop(stopped.await) }).await });
+    let mut signals = StopSignals::listen()?;
     hello::say(address, &data, mailbox.is_some());
     let ended = tokio::select! {
-        ended = until_stopped(&mut tasks) => ended?,
+        ended = signals.or_ended(&mut tasks) => ended,
         _ = &mut gateway => Some("the gateway"),
     };
     // Requests under way end first, then what answers them.

@@ -14,7 +14,7 @@ use super::DataOptions;
 use crate::process;
 use crate::wiring::bus::{self, BusOptions};
 use crate::wiring::plans::PlanOptions;
-use crate::wiring::run::{Tasks, outcome, say_ready, until_stopped};
+use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
 use crate::wiring::views;
 
@@ -69,9 +69,10 @@ pub async fn run(options: Options) -> Result<()> {
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving = tokio::spawn(serve_nats_until(client.clone(), service, async { drop(stopped.await) }));
+    let mut signals = StopSignals::listen()?;
     say_ready("commands", "");
     let ended = tokio::select! {
-        ended = until_stopped(&mut tasks) => ended?,
+        ended = signals.or_ended(&mut tasks) => ended,
         served = &mut serving => {
             served.context("the command service broke")??;
             Some("the command service")

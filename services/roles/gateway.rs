@@ -16,7 +16,7 @@ use super::DataOptions;
 use crate::process;
 use crate::wiring::bus::{self, BusOptions};
 use crate::wiring::plans::{PlanOptions, PlanPricing};
-use crate::wiring::run::{Tasks, outcome, say_ready, until_stopped};
+use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
 use crate::wiring::views;
 
@@ -87,9 +87,10 @@ pub async fn run(options: Options) -> Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving =
         tokio::spawn(async move { gateway.serve(listener, async { drop(stopped.await) }).await });
+    let mut signals = StopSignals::listen()?;
     say_ready("gateway", &format!(": http://{address}"));
     let ended = tokio::select! {
-        ended = until_stopped(&mut tasks) => ended?,
+        ended = signals.or_ended(&mut tasks) => ended,
         _ = &mut serving => Some("the gateway"),
     };
     // Requests under way end first, then what answers them.

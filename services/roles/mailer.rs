@@ -8,7 +8,7 @@ use omnirun_mailer::serve_nats_until;
 use tokio::sync::oneshot;
 
 use crate::wiring::bus::{self, BusOptions};
-use crate::wiring::run::{Tasks, outcome, say_ready, until_stopped};
+use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::smtp;
 
 /// Options of `omnirun mailer`
@@ -30,10 +30,11 @@ pub async fn run(options: Options) -> Result<()> {
     let client = bus::reach(&options.bus.as_role("mailer", Vec::new())?).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let mut serving = tokio::spawn(serve_nats_until(client.clone(), mailer, async { drop(stopped.await) }));
+    let mut signals = StopSignals::listen()?;
     say_ready("mailer", "");
     let mut tasks = Tasks::new();
     let ended = tokio::select! {
-        ended = until_stopped(&mut tasks) => ended?,
+        ended = signals.or_ended(&mut tasks) => ended,
         served = &mut serving => {
             served.context("the mailer broke")??;
             Some("the mailer")

@@ -12,7 +12,7 @@ use omnirun_worker::{Stop, Stores};
 use super::DataOptions;
 use crate::wiring::bus::{self, BusOptions};
 use crate::wiring::host::{self, DataPath, HostOptions};
-use crate::wiring::run::{Tasks, outcome, say_ready, until_stopped};
+use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
 use crate::wiring::views;
 
@@ -61,8 +61,9 @@ pub async fn run(options: Options) -> Result<()> {
         data_path,
     )
     .await?;
+    let mut signals = StopSignals::listen()?;
     say_ready("worker", &format!(": {} as {}", worker.address(), keys.host));
-    let ended = until_stopped(&mut tasks).await?;
+    let ended = signals.or_ended(&mut tasks).await;
     tasks.shutdown().await;
     worker.stop(Stop::Leave).await;
     directory.stop().await;

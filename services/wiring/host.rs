@@ -10,6 +10,7 @@ use omnirun_events::signing::Signer;
 use omnirun_events::unit::{Mebibytes, Shape, Vcpus};
 use omnirun_projections::Directory;
 use omnirun_runner::Live;
+use omnirun_vmm::store::Template;
 use omnirun_vmm_api::MonitorChoice;
 use omnirun_worker::config::METER_EVERY;
 use omnirun_worker::{Config, Offer, Parts, Stores, Worker, WorkerHandle};
@@ -84,25 +85,17 @@ fn config(options: &HostOptions, images: &Path, data_path: DataPath) -> Result<C
     })
 }
 
-/// Every template in the store.
+/// Every template in the store, each with all of its files: a host that lacks one would win claims and fail them.
 fn offers(images: &Path, pool: u32) -> Result<Vec<Offer>> {
-    let directory = images.join("templates");
-    let failed =
-        || format!("cannot list {}; make the guest images with scripts/guest-image", directory.display());
-    let mut offers = Vec::new();
-    for entry in std::fs::read_dir(&directory).with_context(failed)? {
-        let entry = entry.with_context(failed)?;
-        if entry.path().join("template.json").exists()
-            && let Ok(template) = entry.file_name().into_string()
-        {
-            offers.push(Offer { template, pool });
-        }
-    }
+    let names = Template::list(images);
     anyhow::ensure!(
-        !offers.is_empty(),
+        !names.is_empty(),
         "{} holds no template; make them with scripts/guest-image",
-        directory.display()
+        images.display()
     );
-    offers.sort_by(|a, b| a.template.cmp(&b.template));
-    Ok(offers)
+    let offer = |template: String| {
+        Template::open(images, &template)?;
+        Ok(Offer { template, pool })
+    };
+    names.into_iter().map(offer).collect()
 }

@@ -2,21 +2,37 @@
 
 use std::io::Write as _;
 
-use anyhow::Result;
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// The parts of a role that run beside each other; each answers its name when it ends, which none should do by itself.
 pub type Tasks = JoinSet<&'static str>;
 
-/// Waits for SIGINT or SIGTERM (none) or for a part that ended by itself (its name).
-pub async fn until_stopped(tasks: &mut Tasks) -> Result<Option<&'static str>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => Ok(None),
-        _ = terminate.recv() => Ok(None),
-        // A role without other parts waits for the signal alone.
-        Some(ended) = tasks.join_next() => Ok(Some(ended.unwrap_or("a part"))),
+/// The signals that ask a role to stop in order.
+///
+/// Listened to before a role says that it is ready, so that whoever waited for that may stop it at once; not while it starts, so that
+/// a start that takes long can be broken off.
+pub struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// From here on neither signal ends the process by itself.
+    pub fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Waits for SIGINT or SIGTERM (none) or for a part that ended by itself (its name).
+    pub async fn or_ended(&mut self, tasks: &mut Tasks) -> Option<&'static str> {
+        tokio::select! {
+            _ = self.interrupt.recv() => None,
+            _ = self.terminate.recv() => None,
+            // A role without other parts waits for the signal alone.
+            Some(ended) = tasks.join_next() => Some(ended.unwrap_or("a part")),
+        }
     }
 }
 

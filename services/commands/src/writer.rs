@@ -136,7 +136,8 @@ impl Writer {
                 Err(AppendError::Conflict { actual, .. }) => return Ok(Appended::Moved(actual)),
                 Err(AppendError::Full { remedy, log }) => {
                     tracing::error!(%log, remedy, "the event log takes no more records");
-                    return Err(busy(&format!("The event log takes no more records: {remedy}.")));
+                    // The remedy names a directory of this machine: for operators alone.
+                    return Err(busy("The event log takes no records at the moment; nothing was changed."));
                 }
                 Err(error @ AppendError::Unknown { .. }) => {
                     tracing::warn!(reason = chain(&error), "an append was not confirmed");

@@ -58,6 +58,11 @@ impl Client {
         Self { address: self.address.clone(), token: Some(token.into()) }
     }
 
+    /// The same credential shown to the server at another address.
+    pub fn at(&self, address: impl Into<String>) -> Self {
+        Self { address: address.into(), token: self.token.clone() }
+    }
+
     /// The token that it shows.
     pub fn token(&self) -> Option<&str> {
         self.token.as_deref()

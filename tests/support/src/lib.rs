@@ -4,6 +4,7 @@
 //! that is in the tests that use it.
 
 pub mod cluster;
+pub mod disk;
 pub mod http;
 pub mod nats;
 pub mod smtp;

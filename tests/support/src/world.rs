@@ -22,7 +22,11 @@ pub struct World {
 impl World {
     /// Starts everything; `arguments` go to `omnirun up`.
     pub async fn start(arguments: &[&str]) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
+        Self::start_in(tempfile::tempdir()?, arguments).await
+    }
+
+    /// Starts everything in a directory that the test has prepared; the data is in `data` below it.
+    pub async fn start_in(directory: TempDir, arguments: &[&str]) -> Result<Self> {
         let smtp = SmtpSink::start().await?;
         let relay = format!("smtp://127.0.0.1:{}", smtp.port);
         let arguments = [&["--smtp", &relay], arguments].concat();

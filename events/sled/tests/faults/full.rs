@@ -1,38 +1,11 @@
 //! A disk that runs full, for real: a small tmpfs. What was acknowledged stays, and the log goes on once there is space.
 
-use std::path::{Path, PathBuf};
-
 use omnirun_events::log::{Append, AppendError, Read, read_to_end};
 use omnirun_events::{Filter, Log, Mebibytes, Sequence};
 use omnirun_sled::{Options, SledLog};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use omnirun_test_support::disk::SmallDisk;
 
 use super::common::*;
-
-/// A tmpfs that is unmounted when it goes out of scope.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// Mounts one; says why not where that is not allowed.
-    fn mount(at: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir_all(at).expect("the directory is ours");
-        let data = std::ffi::CString::new(format!("size={size}")).expect("no zero byte in it");
-        match mount("omnirun-sled-test", at, "tmpfs", MountFlags::empty(), data.as_c_str()) {
-            Ok(()) => Some(Self(at.to_owned())),
-            Err(error) => {
-                eprintln!("SKIPPED: cannot mount a tmpfs here ({error}); a full disk was not tested");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // A log that is still open would keep it busy; detached, it goes with the last file.
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
-}
 
 /// Appends until the log refuses; answers the last position and the refusal.
 async fn append_until_refused(log: &SledLog, mut last: Sequence) -> (Sequence, AppendError) {
@@ -58,10 +31,10 @@ async fn check(log: &SledLog, last: Sequence) -> usize {
 #[tokio::test]
 async fn a_disk_that_runs_full_during_a_write_loses_nothing_and_goes_on_after_a_restart() {
     let work = tempfile::tempdir().expect("a temporary directory");
-    let Some(disk) = SmallDisk::mount(&work.path().join("disk"), "12m") else { return };
-    let ballast = disk.0.join("ballast");
+    let disk = SmallDisk::mount(&work.path().join("disk"), "12m").expect("root may mount");
+    let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![1; 3 << 20]).expect("it fits");
-    let dir = disk.0.join("data");
+    let dir = disk.path().join("data");
     let log = open(&dir);
     let (last, error) = append_until_refused(&log, Sequence::NONE).await;
     assert!(matches!(error, AppendError::Unknown { .. } | AppendError::Full { .. }), "{error:?}");
@@ -87,10 +60,10 @@ async fn a_disk_that_runs_full_during_a_write_loses_nothing_and_goes_on_after_a_
 #[tokio::test]
 async fn above_the_reserve_a_full_disk_needs_no_restart() {
     let work = tempfile::tempdir().expect("a temporary directory");
-    let Some(disk) = SmallDisk::mount(&work.path().join("disk"), "24m") else { return };
-    let ballast = disk.0.join("ballast");
+    let disk = SmallDisk::mount(&work.path().join("disk"), "24m").expect("root may mount");
+    let ballast = disk.path().join("ballast");
     std::fs::write(&ballast, vec![1; 4 << 20]).expect("it fits");
-    let log = SledLog::open(&disk.0.join("data"), Options { reserve: Mebibytes(8), ..options() });
+    let log = SledLog::open(&disk.path().join("data"), Options { reserve: Mebibytes(8), ..options() });
     let log = log.expect("there is space");
     let (last, error) = append_until_refused(&log, Sequence::NONE).await;
     let says_so = matches!(&error, AppendError::Full { remedy, .. } if remedy.contains("taken again"));

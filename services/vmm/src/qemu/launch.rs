@@ -82,7 +82,8 @@ fn start_here(spec: &VmSpec, handed: &Handed) -> Result<(u32, io::PipeReader), M
     };
     let mut command = Command::new(PROGRAM);
     command.args(arguments(spec, &jail.paths(spec), inherited)).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complain);
+    // The owner's standard output is the guest's lock, which must be held until the last of the two processes has ended.
+    command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(complain);
     jail.enter(spec)?;
     if let Jail::Own(id) = jail {
         command.uid(id).gid(id);
