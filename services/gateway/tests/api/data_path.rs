@@ -65,7 +65,11 @@ async fn an_upload_beyond_the_limit_is_cut_off_and_never_taken_for_a_whole_file(
     let (token, id) = (world.token().await, world.sandbox().await);
     let file = "x".repeat(3_000_000);
     let call = upload(&format!("/sandboxes/{id}/files/upload"), &[("path", "a"), ("file", &file)]);
-    assert_eq!(call.key(&token).send(world.gateway).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let announced = call.clone().key(&token).send(world.gateway).await;
+    assert_eq!(announced.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(world.worker.seen().is_empty(), "no guest sees what says that it is too large");
+    let unannounced = call.key(&token).header("transfer-encoding", "chunked").send(world.gateway).await;
+    assert_eq!(unannounced.status, StatusCode::PAYLOAD_TOO_LARGE);
     let seen = eventually(|| world.worker.seen().pop()).await;
     assert_eq!(seen.body, Err(()));
 }
