@@ -152,3 +152,23 @@ fn unreadable(error: ConnectError) -> anyhow::Error {
     }
     error.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use omnirun_events::log::{Position, Sequence};
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_damaged_is_a_log_that_is_wrong_and_one_in_use_is_not() {
+        let at = Position { log: Log::Events, sequence: Sequence(7) };
+        let opened = OpenError::Damaged { dir: "log".into(), at, what: "cut".to_owned() };
+        let error = damaged(opened.into());
+        assert!(
+            matches!(error.downcast_ref(), Some(ReadError::Corrupt { at: bad, .. }) if *bad == at),
+            "{error:#}"
+        );
+        let in_use = damaged(OpenError::InUse { dir: "log".into() }.into());
+        assert!(in_use.downcast_ref::<ReadError>().is_none() && in_use.is::<OpenError>(), "{in_use:#}");
+    }
+}

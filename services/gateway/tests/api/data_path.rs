@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use omnirun_events::keys::Digest;
 use omnirun_events::token::{Scope, TokenKind};
-use omnirun_events::unit::Seconds;
+use omnirun_events::unit::{Millis, Seconds};
 use omnirun_gateway::config::{Config, Limits, Times};
 use omnirun_worker_api::capability::Verb;
 use serde_json::json;
@@ -109,6 +109,20 @@ async fn a_stream_ends_when_its_credential_does() {
     let answer = call.start(world.gateway).await;
     assert_eq!(answer.status(), StatusCode::OK);
     world.revoke(world.account, id).await;
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), answer.into_body().collect()).await;
+    assert!(end.expect("it ends").is_err(), "a stream that is broken off does not look whole");
+    drop(sender);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_nobody_can_tell_any_more_whether_its_credential_is_good() {
+    let times = Times { recheck: Seconds(1), ..Times::default() };
+    let world = World::with(Config { times, ..Config::default() }).await;
+    let (mut answer, sender) = streaming(&world).await;
+    world.cable.cut();
+    sender.send(Bytes::from("within the limit")).await.expect("somebody reads");
+    answer.body_mut().frame().await.expect("not the end").expect("no error");
+    world.pass(Millis(61_000));
     let end = tokio::time::timeout(std::time::Duration::from_secs(10), answer.into_body().collect()).await;
     assert!(end.expect("it ends").is_err(), "a stream that is broken off does not look whole");
     drop(sender);

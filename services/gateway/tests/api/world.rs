@@ -454,6 +454,7 @@ pub async fn eventually_async<T>(mut find: impl AsyncFnMut() -> Option<T>) -> T 
             if let Some(found) = find().await {
                 return found;
             }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), look).await.expect("it happens within twenty seconds")
