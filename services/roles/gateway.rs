@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, env = "OMNIRUN_NODE", default_value = "gateway")]
     node: String,
     /// How long known credentials are answered after the log was last seen, in seconds; then all get 503 until it is seen again
-    #[arg(long, env = "OMNIRUN_WITHOUT_LOG", value_name = "SECONDS", default_value_t = Times::default().without_log.0)]
+    #[arg(long, env = "OMNIRUN_WITHOUT_LOG", value_name = "SECONDS", default_value_t = Times::default().without_log.0, value_parser = clap::value_parser!(u32).range(1..))]
     without_log: u32,
     #[command(flatten)]
     metrics: MetricsOptions,
