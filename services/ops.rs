@@ -10,6 +10,7 @@ use omnirun_events::subject::Log;
 use omnirun_jetstream::connect::connect;
 use omnirun_jetstream::{Applied, ConnectError, JetStreamLog, Replicas, apply_streams};
 use omnirun_ops::{Context, Exit, Opened, OpsArgs, OpsCommand, Running};
+use omnirun_sled::OpenError;
 
 use crate::wiring::bus::{self, BusOptions};
 use crate::wiring::nkeys;
@@ -123,8 +124,18 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
 }
 
 fn open_embedded(data: &Path) -> anyhow::Result<Opened> {
-    let store = Arc::new(up::open_store(data)?);
+    let store = Arc::new(up::open_store(data).map_err(damaged)?);
     Ok(Opened { read: store.clone(), append: store })
+}
+
+/// A store that does not open because of what is in it is a log that is wrong; the exit code tells it from a wrong question.
+fn damaged(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<OpenError>() {
+        Ok(OpenError::Damaged { dir, at, what }) => anyhow::Error::new(ReadError::Corrupt { at, what })
+            .context(format!("cannot open the log in {}", dir.display())),
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
 }
 
 async fn open_bus(bus: &BusOptions) -> anyhow::Result<Opened> {
@@ -140,4 +151,24 @@ fn unreadable(error: ConnectError) -> anyhow::Error {
         return ReadError::Unavailable { log: Log::Events, source: Box::new(error) }.into();
     }
     error.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use omnirun_events::log::{Position, Sequence};
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_is_damaged_is_a_log_that_is_wrong_and_one_in_use_is_not() {
+        let at = Position { log: Log::Events, sequence: Sequence(7) };
+        let opened = OpenError::Damaged { dir: "log".into(), at, what: "cut".to_owned() };
+        let error = damaged(opened.into());
+        assert!(
+            matches!(error.downcast_ref(), Some(ReadError::Corrupt { at: bad, .. }) if *bad == at),
+            "{error:#}"
+        );
+        let in_use = damaged(OpenError::InUse { dir: "log".into() }.into());
+        assert!(in_use.downcast_ref::<ReadError>().is_none() && in_use.is::<OpenError>(), "{in_use:#}");
+    }
 }

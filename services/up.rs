@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 pub use options::Options;
 
 use crate::process;
+use crate::wiring::counted::Counted;
 use crate::wiring::host::{self, DataPath};
 use crate::wiring::plans::PlanPricing;
 use crate::wiring::run::{StopSignals, Tasks, outcome};
@@ -51,8 +52,7 @@ pub async fn run(options: Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen).await;
     let listener =
         listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
-    let metrics = metrics.context("cannot record metrics")?;
+    let metrics = options.metrics.start()?;
     let clock = process::clock();
 
     let (identity, master) = keys(&data)?;
@@ -69,9 +69,10 @@ pub async fn run(options: Options) -> Result<()> {
         ops.serve().await;
         "the operator's socket"
     });
+    let counted = Counted::new(store.clone());
     let commands = CommandService::start(omnirun_commands::Parts {
         reader: store.clone(),
-        append: store.clone(),
+        append: counted.clone(),
         directory: directory.live(),
         signer: identity.commands,
         master,
@@ -88,7 +89,7 @@ pub async fn run(options: Options) -> Result<()> {
             "the reconciler of commands"
         }
     });
-    let stores = Stores { read: store.clone(), append: store.clone(), queue: store.clone() };
+    let stores = Stores { read: store.clone(), append: counted.clone(), queue: counted };
     let here = DataPath { listen: ([127, 0, 0, 1], 0).into(), advertised: None };
     let worker = host::start(&options.host, &data, stores, directory.live(), identity.worker, here).await?;
     let address = listener.local_addr()?;

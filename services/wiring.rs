@@ -2,7 +2,9 @@
 //! starting and stopping is here; that is in `up` and `roles`.
 
 pub mod bus;
+pub mod counted;
 pub mod host;
+pub mod metrics;
 pub mod nkeys;
 pub mod plans;
 pub mod run;

@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 use super::DataOptions;
 use crate::process;
 use crate::wiring::bus::{self, BusOptions};
+use crate::wiring::counted::Counted;
+use crate::wiring::metrics::MetricsOptions;
 use crate::wiring::plans::PlanOptions;
 use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
@@ -27,6 +29,8 @@ pub struct Options {
     bus: BusOptions,
     #[command(flatten)]
     plans: PlanOptions,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs until it is asked to stop or a part of it ends.
@@ -35,6 +39,7 @@ pub async fn run(options: Options) -> Result<()> {
     let keys = identity::load_commands(&data)?;
     let master = MasterKey::load(&data.join("keys").join(process::MASTER_KEY))?;
     let plans = Arc::new(options.plans.load()?);
+    options.metrics.start()?;
     let state = State::take(&data, "commands")?;
     let bus = options.bus.as_role("commands", vec![Log::Events, Log::Keys, Log::Auth])?;
     let log = Arc::new(bus::open(&bus).await?);
@@ -43,7 +48,7 @@ pub async fn run(options: Options) -> Result<()> {
     views::require_enrolled(&*log, &directory.live(), &keys.signer).await?;
     let service = CommandService::start(omnirun_commands::Parts {
         reader: log.clone(),
-        append: log.clone(),
+        append: Counted::new(log.clone()),
         directory: directory.live(),
         signer: keys.signer,
         master,

@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use omnirun_commands_api::nats::NatsCommands;
 use omnirun_events::subject::{Log, Slot};
+use omnirun_events::unit::Seconds;
 use omnirun_gateway::Gateway;
+use omnirun_gateway::config::Times;
 use omnirun_ops::{OpsServer, identity};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -15,6 +17,7 @@ use tokio::sync::oneshot;
 use super::DataOptions;
 use crate::process;
 use crate::wiring::bus::{self, BusOptions};
+use crate::wiring::metrics::MetricsOptions;
 use crate::wiring::plans::{PlanOptions, PlanPricing};
 use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
@@ -38,6 +41,11 @@ pub struct Options {
     /// Name of this gateway in /status
     #[arg(long, env = "OMNIRUN_NODE", default_value = "gateway")]
     node: String,
+    /// How long known credentials are answered after the log was last seen, in seconds; then all get 503 until it is seen again
+    #[arg(long, env = "OMNIRUN_WITHOUT_LOG", value_name = "SECONDS", default_value_t = Times::default().without_log.0, value_parser = clap::value_parser!(u32).range(1..))]
+    without_log: u32,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs until it is asked to stop or a part of it ends.
@@ -50,8 +58,7 @@ pub async fn run(options: Options) -> Result<()> {
     let listener =
         listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
     let address = listener.local_addr()?;
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder();
-    let metrics = metrics.context("cannot record metrics")?;
+    let metrics = options.metrics.start()?;
     let logs = [Log::Events].into_iter().chain(Slot::all().map(Log::Usage)).collect();
     let log = Arc::new(bus::open(&options.bus.as_role("gateway", logs)?).await?);
     let client = log.client();
@@ -81,6 +88,7 @@ pub async fn run(options: Options) -> Result<()> {
             listen: address,
             node_id: options.node,
             origin: options.origin,
+            times: Times { without_log: Seconds(options.without_log), ..Default::default() },
             ..Default::default()
         },
     });

@@ -8,6 +8,7 @@ use omnirun_mailer::serve_nats_until;
 use tokio::sync::oneshot;
 
 use crate::wiring::bus::{self, BusOptions};
+use crate::wiring::metrics::MetricsOptions;
 use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::smtp;
 
@@ -22,10 +23,13 @@ pub struct Options {
     /// Sender of mail
     #[arg(long, env = "OMNIRUN_MAIL_FROM", default_value = "OmniRun <no-reply@localhost>")]
     mail_from: String,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs until it is asked to stop.
 pub async fn run(options: Options) -> Result<()> {
+    options.metrics.start()?;
     let mailer = Arc::new(smtp::mailer(&options.smtp, &options.mail_from)?);
     let client = bus::reach(&options.bus.as_role("mailer", Vec::new())?).await?;
     let (stop, stopped) = oneshot::channel::<()>();

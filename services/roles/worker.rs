@@ -11,7 +11,9 @@ use omnirun_worker::{Stop, Stores};
 
 use super::DataOptions;
 use crate::wiring::bus::{self, BusOptions};
+use crate::wiring::counted::Counted;
 use crate::wiring::host::{self, DataPath, HostOptions};
+use crate::wiring::metrics::MetricsOptions;
 use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
 use crate::wiring::views;
@@ -31,6 +33,8 @@ pub struct Options {
     /// address:port under which gateways reach it, if that is another one
     #[arg(long, env = "OMNIRUN_ADVERTISE")]
     advertise: Option<String>,
+    #[command(flatten)]
+    metrics: MetricsOptions,
 }
 
 /// Runs until it is asked to stop or a part of it ends. Sandboxes live on; the next start takes them over.
@@ -38,6 +42,7 @@ pub async fn run(options: Options) -> Result<()> {
     let data = options.data.path()?;
     let keys = identity::load_worker(&data)?;
     let state = State::take(&data, "worker")?;
+    options.metrics.start()?;
     let logs = [Log::Events].into_iter().chain(Slot::all().map(Log::Usage)).collect();
     let log = Arc::new(bus::open(&options.bus.as_role("worker", logs)?).await?);
     let client = log.client();
@@ -50,7 +55,8 @@ pub async fn run(options: Options) -> Result<()> {
         ops.serve().await;
         "the operator's socket"
     });
-    let stores = Stores { read: log.clone(), append: log.clone(), queue: log };
+    let counted = Counted::new(log.clone());
+    let stores = Stores { read: log, append: counted.clone(), queue: counted };
     let data_path = DataPath { listen: options.listen, advertised: options.advertise };
     let worker = host::start(
         &options.host,

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::wiring::host::HostOptions;
+use crate::wiring::metrics::MetricsOptions;
 use crate::wiring::plans::PlanOptions;
 
 /// Options of `omnirun up`
@@ -31,6 +32,9 @@ pub struct Options {
     /// Which plans
     #[command(flatten)]
     pub plans: PlanOptions,
+    /// Where metrics are shown, beside `/metrics` of the API
+    #[command(flatten)]
+    pub metrics: MetricsOptions,
 }
 
 impl Options {

@@ -1,11 +1,16 @@
 //! The main job with every role in a process of its own, over JetStream with the repository's nats.conf: it survives a killed server, and
 //! an absent commands service is said so.
 
+mod metrics;
+mod without_log;
+
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use omnirun_test_support::cluster::{Cluster, client_of, root_key};
 use omnirun_test_support::demo::{Demo, wait_for};
+use omnirun_test_support::http::Client;
+use omnirun_test_support::smtp::SmtpSink;
 use serde_json::json;
 
 /// How long one run of the job may take, a cold boot on a busy machine included.
@@ -19,6 +24,16 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The step after which the server is killed: the account and its token are there, the sandbox is not.
 const KILL_AFTER: &str = "API token";
+
+/// A client with the credential of somebody who has just signed in.
+async fn sign_in(client: &Client, smtp: &mut SmtpSink) -> Result<Client> {
+    let email = "somebody@example.org";
+    client.post("/auth/magic-link/request", json!({ "email": email })).await?.expect(200)?;
+    let code = smtp.code_to(email).await?;
+    let signed_in = client.post("/auth/otp/verify", json!({ "email": email, "code": code })).await?;
+    let token = signed_in.expect(200)?["token"].as_str().context("there is no token")?.to_owned();
+    Ok(client.with_token(token))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_job_ends_well_over_jetstream_although_its_server_is_killed_in_the_middle() -> Result<()> {

@@ -134,6 +134,7 @@ pub async fn follow<F: Fold>(
         }
     }
     let live = Live::new(inner);
+    live.set_status(Status::CatchingUp);
     let tasks = source
         .logs()
         .into_iter()
@@ -268,6 +269,8 @@ impl<F: Fold> Task<F> {
         };
         metrics::gauge!("omnirun_view_lag_records", "view" => F::NAME, "log" => self.log.to_string())
             .set(behind as f64);
+        metrics::gauge!("omnirun_view_position", "view" => F::NAME, "log" => self.log.to_string())
+            .set(page.through.0 as f64);
     }
 }
 

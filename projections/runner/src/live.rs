@@ -179,6 +179,9 @@ impl<F: Fold> Live<F> {
             if !matches!(progress.status, Status::Stopped(_)) {
                 progress.status = status;
             }
+            let is_following = progress.status == Status::Following;
+            metrics::gauge!("omnirun_view_following", "view" => F::NAME)
+                .set(f64::from(u8::from(is_following)));
         });
     }
 }

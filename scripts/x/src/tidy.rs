@@ -26,6 +26,9 @@ const MACHINE_PATHS: [(&str, &str); 4] =
 const HOMES: (&str, &str) = ("/ho", "me/");
 const GUEST_HOME: &str = "user";
 
+/// Folders at the top whose files pages name.
+const FOLDERS: [&str; 7] = ["docs/", "events/", "infra/", "projections/", "scripts/", "services/", "tests/"];
+
 /// Everything untidy in the files that git knows or would add.
 pub fn complaints(root: &Path) -> anyhow::Result<Vec<String>> {
     let arguments = ["ls-files", "--cached", "--others", "--exclude-standard"];
@@ -41,8 +44,27 @@ pub fn complaints(root: &Path) -> anyhow::Result<Vec<String>> {
         // Pictures, golden bytes and the like.
         let Ok(text) = String::from_utf8(bytes) else { continue };
         complaints.extend(about(name, &text));
+        if name.ends_with(".md") {
+            let is_there = |path: &str| root.join(path).exists();
+            complaints.extend(about_paths(name, &text, is_there));
+        }
     }
     Ok(complaints)
+}
+
+/// Paths of the repository that a page names between backquotes, and that are not there.
+fn about_paths(name: &str, text: &str, is_there: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        // Every second piece is between backquotes; of a command, its first word is the file.
+        let quoted = line.split('`').skip(1).step_by(2);
+        let words = quoted.filter_map(|text| text.split_whitespace().next());
+        let ours = words.filter(|word| FOLDERS.iter().any(|folder| word.starts_with(folder)));
+        for path in ours.filter(|word| !word.contains(['*', '<', '{']) && !is_there(word)) {
+            complaints.push(format!("{name}:{}: {path} is not there", number + 1));
+        }
+    }
+    complaints
 }
 
 fn about(name: &str, text: &str) -> Vec<String> {
@@ -98,6 +120,16 @@ mod tests {
     fn check(name: &str, text: &str, expected: usize) {
         let complaints = about(name, text);
         assert_eq!(complaints.len(), expected, "{complaints:?}");
+    }
+
+    #[test]
+    fn a_page_names_only_files_that_are_there() {
+        let text = "see `docs/a.md`, `services/b.rs --all` and `docs/c.md`;\nnot `POST /a`, `x/y` or `services/*/src`\n";
+        let complaints = about_paths("README.md", text, |path| path == "docs/a.md");
+        assert_eq!(
+            complaints,
+            ["README.md:1: services/b.rs is not there", "README.md:1: docs/c.md is not there"]
+        );
     }
 
     #[test]

@@ -136,8 +136,8 @@ impl Writer {
                 Err(AppendError::Conflict { actual, .. }) => return Ok(Appended::Moved(actual)),
                 Err(AppendError::Full { remedy, log }) => {
                     tracing::error!(%log, remedy, "the event log takes no more records");
-                    // The remedy names a directory of this machine: for operators alone.
-                    return Err(busy("The event log takes no records at the moment; nothing was changed."));
+                    // The remedy names the operator's files, and the operator's log alone.
+                    return Err(busy("The event log takes no more records for now; nothing was done."));
                 }
                 Err(error @ AppendError::Unknown { .. }) => {
                     tracing::warn!(reason = chain(&error), "an append was not confirmed");

@@ -116,9 +116,12 @@ impl Shared {
     pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
         let within = duration(self.config.times.read_your_writes);
         let look = async {
+            let began = self.now();
             let head = tokio::time::timeout(within, self.reader.head(Log::Events)).await;
             let Ok(Ok(head)) = head else { return Err(ApiError::behind()) };
-            self.directory.reached(head, within).await.map_err(|_| ApiError::behind())
+            self.directory.reached(head, within).await.map_err(|_| ApiError::behind())?;
+            self.sight.saw(began);
+            Ok(())
         };
         self.catch_up.share(look).await
     }
@@ -126,6 +129,7 @@ impl Shared {
     /// Refuses while the directory is not what the log says: a credential revoked in the meantime would still look good.
     pub(crate) fn is_following(&self) -> Result<(), ApiError> {
         match self.directory.progress().status {
+            Status::Following if self.sight.is_lost(self.now()) => Err(ApiError::log_lost()),
             Status::Following => Ok(()),
             Status::CatchingUp => {
                 Err(ApiError::unavailable("starting", "The read models are being brought up to date."))

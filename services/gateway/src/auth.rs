@@ -137,11 +137,13 @@ fn look_up(app: &Shared, presented: &TokenText) -> Option<Result<Caller, ApiErro
 }
 
 impl Shared {
-    /// Whether a credential that was good when its request began still is.
+    /// Whether a credential that was good when its request began still is, as far as this gateway can tell.
     pub(crate) fn is_still_valid(&self, token: TokenId) -> bool {
         let now = self.now();
-        self.directory
-            .view(|directory, _| directory.tokens.get(token).is_some_and(|token| token.is_valid(now)))
+        self.is_following().is_ok()
+            && self
+                .directory
+                .view(|directory, _| directory.tokens.get(token).is_some_and(|token| token.is_valid(now)))
     }
 }
 

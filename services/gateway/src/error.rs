@@ -92,6 +92,16 @@ impl ApiError {
         Self::unavailable("behind", "This gateway has not caught up yet; try again.")
     }
 
+    /// 503: the gateway has not seen the log for longer than it may answer without.
+    pub const fn log_lost() -> Self {
+        let mut error = Self::unavailable(
+            "log_unreachable",
+            "This gateway cannot reach the event log, so it cannot tell which credentials are still good; try again.",
+        );
+        error.retry_after = Some(Seconds(5));
+        error
+    }
+
     /// 500, which means a bug of ours.
     pub const fn internal() -> Self {
         Self::new(
@@ -183,6 +193,7 @@ mod tests {
     fn answers_that_ask_for_patience_say_how_long() {
         for error in [
             ApiError::behind(),
+            ApiError::log_lost(),
             Rejection::retryable(Code::RateLimited, "slow down", Millis(1500)).into(),
             Rejection::new(Code::Busy, "later").into(),
         ] {

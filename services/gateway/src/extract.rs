@@ -1,6 +1,6 @@
 //! Reading requests: JSON bodies, queries and path segments, with refusals that say what is wrong and never repeat the input.
 
-use axum::body::Body as HttpBody;
+use axum::body::{Body as HttpBody, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -59,6 +59,10 @@ fn limit(limits: &Limits, kind: BodyKind) -> usize {
 
 /// Reads a body to its end, or to its limit: what is beyond is not waited for.
 async fn read(body: HttpBody, limit: usize) -> Result<Bytes, ApiError> {
+    // By its Content-Length, if it has one.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     match Limited::new(body, limit).collect().await {
         Ok(all) => Ok(all.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),

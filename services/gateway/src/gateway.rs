@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::ask::CatchUp;
 use crate::config::Config;
 use crate::data_path::DataPath;
+use crate::sight::Sight;
 
 /// Renders the metrics of the process in Prometheus' text format.
 pub type MetricsHandle = metrics_exporter_prometheus::PrometheusHandle;
@@ -106,6 +107,7 @@ impl Gateway {
         } = parts;
         let data_path = DataPath::new(signer, clock.clone(), &config.times);
         let catch_up = CatchUp::default();
+        let sight = Sight::new(clock(), config.times.without_log);
         let secret = Zeroizing::new(secret);
         let openapi = crate::router::document();
         let shared = Shared {
@@ -121,6 +123,7 @@ impl Gateway {
             config,
             data_path,
             catch_up,
+            sight,
             openapi,
         };
         Self { app: Arc::new(shared) }
@@ -143,6 +146,7 @@ pub(crate) struct Shared {
     pub config: Config,
     pub data_path: DataPath,
     pub catch_up: CatchUp,
+    pub sight: Sight,
     pub openapi: String,
 }
 

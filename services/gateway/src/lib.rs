@@ -4,7 +4,8 @@
 //! belongs into a guest goes over the data path to the worker and is neither stored nor logged. It appends to no log.
 //!
 //! Reading order: [`config`], [`gateway`], then a request's way: [`serve`], [`router`], [`observe`], [`auth`] with the table in [`access`],
-//! one file per family in `routes`, and either [`ask`] (commands) or [`data_path`] (guests).
+//! one file per family in `routes`, and either [`ask`] (commands) or [`data_path`] (guests). `sight` watches over all: without the log,
+//! credentials are good for a while only.
 
 pub mod config;
 pub mod gateway;
@@ -14,6 +15,7 @@ pub mod serve;
 
 pub mod access;
 pub mod auth;
+mod head;
 pub mod observe;
 pub mod token;
 
@@ -23,6 +25,7 @@ pub mod extract;
 pub mod ask;
 pub mod data_path;
 mod routes;
+mod sight;
 
 pub mod time;
 

@@ -30,6 +30,7 @@ impl Gateway {
             .method_not_allowed_fallback(method_not_allowed)
             .fallback(async || ApiError::not_found())
             .layer(from_fn_with_state(self.app.clone(), guard))
+            .layer(from_fn(crate::head::limit))
             .layer(from_fn(observe))
             .with_state(self.app.clone())
     }

@@ -19,14 +19,15 @@ use tower::ServiceExt;
 
 use crate::config::Config;
 use crate::gateway::{Gateway, duration};
+use crate::head;
 use stalled::Stalled;
 
-/// Headers of one request, at most, in number and bytes.
-const HEADERS_MAX: usize = 64;
-const HEADER_BYTES_MAX: u32 = 32 * 1024;
+/// Headers of one request that are read at all, in number and bytes: twice what is allowed, so that most refusals are ours.
+const HEADERS_READ: usize = 2 * head::HEADERS_MAX;
+const HEADER_BYTES_READ: u32 = 2 * head::HEADER_BYTES_MAX as u32;
 
-/// Bytes of an HTTP/1.1 connection that are read ahead.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of an HTTP/1.1 connection that are read ahead, and so the largest head.
+const BUFFER_BYTES: usize = 2 * (head::HEADER_BYTES_MAX + head::URL_BYTES_MAX);
 
 /// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -49,6 +50,12 @@ impl Gateway {
         let places = Arc::new(Semaphore::new(config.limits.connections as usize));
         let (stopping, _) = watch::channel(());
         let mut connections = JoinSet::new();
+        // Ends when it is dropped.
+        let mut watching = JoinSet::new();
+        watching.spawn({
+            let app = self.app.clone();
+            async move { app.watch_log().await }
+        });
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -115,13 +122,13 @@ fn builder(config: &Config) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(duration(config.times.head))
-        .max_headers(HEADERS_MAX)
+        .max_headers(HEADERS_READ)
         .max_buf_size(BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.limits.streams)
-        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_header_list_size(HEADER_BYTES_READ)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_EVERY);
     builder

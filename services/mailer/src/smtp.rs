@@ -98,6 +98,9 @@ impl fmt::Debug for SmtpMailer {
 impl SmtpMailer {
     /// A mailer with these settings. Connects to nobody yet.
     pub fn new(settings: SmtpSettings) -> Result<Self, SettingsError> {
+        for outcome in [Ok(()), Err(MailError::Temporary), Err(MailError::Permanent)] {
+            count(&outcome, 0);
+        }
         let from: Mailbox = settings.from.parse().map_err(SettingsError::From)?;
         let domain = from.email.domain().to_owned();
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(settings.host.as_str())
@@ -179,13 +182,35 @@ impl Header for AutoSubmitted {
 #[async_trait]
 impl SendMail for SmtpMailer {
     async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
-        let message = self.message(&mail)?;
+        let answer = self.hand_over(&mail).await;
+        count(&answer, 1);
+        if let Err(error) = &answer {
+            // Neither the address nor what the server said, which quotes it.
+            tracing::warn!(reason = %error, "a mail was not handed over; its sender tries again if that may help");
+        }
+        answer
+    }
+}
+
+impl SmtpMailer {
+    async fn hand_over(&self, mail: &Mail) -> Result<(), MailError> {
+        let message = self.message(mail)?;
         // The transport's own limit is for connecting; a server may also fall silent later.
         match tokio::time::timeout(self.patience, self.transport.send(message)).await {
             Ok(sent) => sent.map(drop).map_err(|error| classify(&error)),
             Err(_) => Err(MailError::Temporary),
         }
     }
+}
+
+/// Counts what the mail server said. A mail that goes later is counted at each try.
+fn count(answer: &Result<(), MailError>, by: u64) {
+    let outcome = match answer {
+        Ok(()) => "sent",
+        Err(MailError::Permanent) => "refused",
+        Err(MailError::Temporary | MailError::NoResponders) => "later",
+    };
+    metrics::counter!("omnirun_mailer_mails_total", "outcome" => outcome).increment(by);
 }
 
 /// What an error means for this mail. Its text is dropped: servers quote addresses in it.

@@ -119,6 +119,11 @@ impl Cluster {
 
     /// Starts a role and waits until it says that it is ready.
     pub async fn start(&self, role: &str) -> Result<RoleProcess> {
+        self.start_with(role, &[]).await
+    }
+
+    /// As [`Cluster::start`], with more arguments.
+    pub async fn start_with(&self, role: &str, arguments: &[&str]) -> Result<RoleProcess> {
         let mut command = Command::new(crate::binary()?);
         command.arg(role).arg("--nats").arg(self.nats.url()).arg("--nkey").arg(self.nkey(role));
         if role == "mailer" {
@@ -131,6 +136,7 @@ impl Cluster {
             "worker" => drop(command.args(["--pool", "0", "--images"]).arg(crate::images())),
             _ => {}
         }
+        command.args(arguments);
         self.spawn(role, command).await
     }
 

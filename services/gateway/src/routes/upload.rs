@@ -1,5 +1,6 @@
 //! Uploading a file: multipart from the client, a plain stream to the guest, and no more in memory than is on its way.
 
+use axum::body::HttpBody as _;
 use axum::extract::multipart::{Field, Multipart, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{Method, StatusCode};
@@ -44,6 +45,9 @@ pub(crate) async fn upload(
     mut request: Request,
 ) -> Result<Response, ApiError> {
     let limit = usize::try_from(app.config.limits.upload.0).unwrap_or(usize::MAX);
+    if request.body().size_hint().lower() > app.config.limits.upload.0 {
+        return Err(too_large());
+    }
     DefaultBodyLimit::max(limit).apply(&mut request);
     let form = Multipart::from_request(request, &app).await;
     let mut form = form.map_err(|_| {

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use omnirun_events::keys::Digest;
 use omnirun_events::token::{Scope, TokenKind};
-use omnirun_events::unit::Seconds;
+use omnirun_events::unit::{Millis, Seconds};
 use omnirun_gateway::config::{Config, Limits, Times};
 use omnirun_worker_api::capability::Verb;
 use serde_json::json;
@@ -65,7 +65,11 @@ async fn an_upload_beyond_the_limit_is_cut_off_and_never_taken_for_a_whole_file(
     let (token, id) = (world.token().await, world.sandbox().await);
     let file = "x".repeat(3_000_000);
     let call = upload(&format!("/sandboxes/{id}/files/upload"), &[("path", "a"), ("file", &file)]);
-    assert_eq!(call.key(&token).send(world.gateway).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let announced = call.clone().key(&token).send(world.gateway).await;
+    assert_eq!(announced.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(world.worker.seen().is_empty(), "no guest sees what says that it is too large");
+    let unannounced = call.key(&token).header("transfer-encoding", "chunked").send(world.gateway).await;
+    assert_eq!(unannounced.status, StatusCode::PAYLOAD_TOO_LARGE);
     let seen = eventually(|| world.worker.seen().pop()).await;
     assert_eq!(seen.body, Err(()));
 }
@@ -105,6 +109,20 @@ async fn a_stream_ends_when_its_credential_does() {
     let answer = call.start(world.gateway).await;
     assert_eq!(answer.status(), StatusCode::OK);
     world.revoke(world.account, id).await;
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), answer.into_body().collect()).await;
+    assert!(end.expect("it ends").is_err(), "a stream that is broken off does not look whole");
+    drop(sender);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_nobody_can_tell_any_more_whether_its_credential_is_good() {
+    let times = Times { recheck: Seconds(1), ..Times::default() };
+    let world = World::with(Config { times, ..Config::default() }).await;
+    let (mut answer, sender) = streaming(&world).await;
+    world.cable.cut();
+    sender.send(Bytes::from("within the limit")).await.expect("somebody reads");
+    answer.body_mut().frame().await.expect("not the end").expect("no error");
+    world.pass(Millis(61_000));
     let end = tokio::time::timeout(std::time::Duration::from_secs(10), answer.into_body().collect()).await;
     assert!(end.expect("it ends").is_err(), "a stream that is broken off does not look whole");
     drop(sender);

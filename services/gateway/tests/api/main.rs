@@ -1,13 +1,16 @@
 //! The gateway over real sockets: a real log and read models, a worker that speaks TLS and HTTP/2, and a commands service that appends what
 //! it is told to.
 
+mod cable;
 mod call;
 mod worker;
 mod world;
 
 mod bad_input;
 mod data_path;
+mod log_lost;
 mod rights;
 mod sandboxes;
 mod service;
 mod sign_in;
+mod too_large;

@@ -28,6 +28,7 @@ use omnirun_gateway::{Gateway, Mailbox, Parts, ShownMail};
 use omnirun_projections::{Directory, Usage};
 use omnirun_runner::{Follower, Live, Source, Status, follow};
 
+use crate::cable::Cable;
 use crate::worker::{Worker, now};
 
 pub const HOST: HostId = HostId::from_bytes([3; 16]);
@@ -239,6 +240,10 @@ pub struct World {
     pub gateway: SocketAddr,
     pub account: AccountId,
     pub directory: Live<Directory>,
+    /// Between the gateway and the log.
+    pub cable: Cable,
+    /// What the gateway's clock is ahead.
+    ahead: Arc<AtomicU64>,
     _followers: (Follower<Directory>, Follower<Usage>),
 }
 
@@ -262,7 +267,10 @@ impl World {
         let ring = enrol(&writer, &gateway_key).await;
         let worker = Worker::start(ring).await;
         join(&writer, &worker, worker.certificate).await;
-        let reader = Arc::new(log);
+        let cable = Cable::new(log);
+        let reader = Arc::new(cable.clone());
+        let ahead = Arc::new(AtomicU64::new(0));
+        let clock = ahead.clone();
         let directory = follow::<Directory>(reader.clone(), root.public(), Source::Events, None);
         let directory = directory.await.expect("the log is there");
         let usage = follow::<Usage>(reader.clone(), root.public(), Source::EventsAndUsage, None);
@@ -278,7 +286,7 @@ impl World {
             pricing: None,
             signer: gateway_key,
             secret: [7; 32],
-            clock: Arc::new(now),
+            clock: Arc::new(move || now().after(Millis(clock.load(Ordering::SeqCst)))),
             metrics: Some(metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle()),
             mailbox: Some(Arc::new(OneMail)),
             config,
@@ -294,6 +302,8 @@ impl World {
             gateway,
             account,
             directory: live,
+            cable,
+            ahead,
             _followers: (directory, usage),
         };
         world.open(account).await;
@@ -308,6 +318,11 @@ impl World {
         self.writer.append(Role::Commands, SubjectKind::Account(account), vec![opened.into()]).await;
     }
 
+    /// Lets time pass for the gateway alone.
+    pub fn pass(&self, time: Millis) {
+        self.ahead.fetch_add(time.0, Ordering::SeqCst);
+    }
+
     /// A credential of `account` that works, and its id.
     pub async fn credential(
         &self,
@@ -318,6 +333,17 @@ impl World {
         self.credential_until(account, kind, scopes, None).await
     }
 
+    /// The same, before the gateway has seen it.
+    pub async fn credential_unseen(
+        &self,
+        account: AccountId,
+        kind: TokenKind,
+        scopes: &[Scope],
+    ) -> (String, Position) {
+        let (text, _, at) = self.make(account, kind, scopes, None).await;
+        (text, at)
+    }
+
     pub async fn credential_until(
         &self,
         account: AccountId,
@@ -325,6 +351,18 @@ impl World {
         scopes: &[Scope],
         expires_at: Option<Timestamp>,
     ) -> (String, TokenId) {
+        let (text, token, at) = self.make(account, kind, scopes, expires_at).await;
+        self.reach(at).await;
+        (text, token)
+    }
+
+    async fn make(
+        &self,
+        account: AccountId,
+        kind: TokenKind,
+        scopes: &[Scope],
+        expires_at: Option<Timestamp>,
+    ) -> (String, TokenId, Position) {
         let prefix = if kind == TokenKind::Session { Prefix::Session } else { Prefix::Program };
         let (text, token) = (TokenText::generate(prefix), TokenId::from_bytes(self.writer.fresh()));
         let created = TokenCreated {
@@ -340,8 +378,7 @@ impl World {
             .writer
             .append(Role::Commands, SubjectKind::Token(account, token), vec![created.into()])
             .await;
-        self.reach(at).await;
-        (text.reveal_once(), token)
+        (text.reveal_once(), token, at)
     }
 
     /// An API token of the world's account with every scope.
@@ -408,4 +445,17 @@ pub async fn eventually<T>(mut find: impl FnMut() -> Option<T>) -> T {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), look).await.expect("it happens within ten seconds")
+}
+
+/// As [`eventually`], for what has to be asked.
+pub async fn eventually_async<T>(mut find: impl AsyncFnMut() -> Option<T>) -> T {
+    let look = async {
+        loop {
+            if let Some(found) = find().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), look).await.expect("it happens within twenty seconds")
 }
