@@ -9,8 +9,10 @@ mod sled;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use clap::Args;
 use omnirun_events::{Actor, Append};
 
+use super::Store;
 use super::history::{Chain, Keys, sandbox_subject, started};
 use super::numbers::{micros, percentile, print_table};
 
@@ -23,11 +25,24 @@ const EACH: usize = 60;
 /// How often the writers at once are measured; the median round counts.
 const ROUNDS: usize = 5;
 
-/// Measures both stores and prints their tables.
-pub async fn run() -> Result<()> {
+/// Options of append
+#[derive(Args, Default)]
+pub struct Options {
+    /// This store alone
+    #[arg(long)]
+    store: Option<Store>,
+}
+
+/// Measures the stores and prints their tables.
+pub async fn run(options: &Options) -> Result<()> {
     println!("\nsigning alone: {} us p50 of a SandboxStarted", micros(signing()?));
-    sled::run().await?;
-    jetstream::run().await
+    if Store::Sled.is_wanted(options.store) {
+        sled::run().await?;
+    }
+    if Store::Jetstream.is_wanted(options.store) {
+        jetstream::run().await?;
+    }
+    Ok(())
 }
 
 /// What of a sequential append is signing.
