@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use omnirun_events::codec::DecodeError;
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
-use omnirun_events::log::{Cursor, PAGE_RECORDS_MAX, Page, Read, ReadError, Sequence, Tail};
+use omnirun_events::log::{Cursor, Read, ReadError, Sequence, Stored, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log};
-use omnirun_events::verify::{Depth, Fault, Verifier};
+use omnirun_events::verify::{Depth, Fault, Opened, Verifier};
 use omnirun_projections::Fold;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::follow::{Source, apply};
+use crate::follow::{Source, apply_opened};
 use crate::live::Inner;
 
-/// Pages that are read ahead of the fold: enough that neither waits for the other, little memory.
-const PAGES_AHEAD: usize = 4;
+/// Records that are read, opened and folded together: few enough that they are still in the processor's cache when the next one handles them.
+const PAGE_RECORDS: usize = 512;
+
+/// Pages that are read ahead of the fold: enough that nobody waits for the other, little memory.
+const PAGES_AHEAD: usize = 8;
 
 /// A rebuilt state.
 #[derive(Debug, Clone)]
@@ -82,11 +87,11 @@ async fn fold_log<F: Fold>(
     let reading = tokio::spawn(read_ahead(cursor, pages));
     let mut records = 0;
     while let Some(page) = read.recv().await {
-        for stored in &page.records {
+        for (stored, opened) in page.await.expect("opening does not panic") {
             if stored.sequence > through {
                 return Ok(records);
             }
-            apply(inner, log, stored, depth)?;
+            apply_opened(inner, log, &stored, opened, depth)?;
             records += 1;
         }
         // Folding a page takes milliseconds and never waits.
@@ -96,12 +101,24 @@ async fn fold_log<F: Fold>(
     Ok(records)
 }
 
-/// Reads to the end while others fold what was read, until nobody wants more.
-async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Page>) -> Result<(), ReadError> {
+/// A page whose records are being opened, each beside what opening it gave.
+type Opening = JoinHandle<Vec<(Stored, Result<Opened, DecodeError>)>>;
+
+/// Reads to the end while others open and fold what was read, until nobody wants more.
+async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Opening>) -> Result<(), ReadError> {
     loop {
-        let page = cursor.next(PAGE_RECORDS_MAX, Tail::Return).await?;
-        if page.records.is_empty() || pages.send(page).await.is_err() {
+        let page = cursor.next(PAGE_RECORDS, Tail::Return).await?;
+        if page.records.is_empty() {
+            return Ok(());
+        }
+        let opening = tokio::spawn(async move { page.records.into_iter().map(open).collect() });
+        if pages.send(opening).await.is_err() {
             return Ok(());
         }
     }
+}
+
+fn open(stored: Stored) -> (Stored, Result<Opened, DecodeError>) {
+    let opened = Opened::open(&stored);
+    (stored, opened)
 }
