@@ -20,6 +20,8 @@ use crate::subject::{Log, Subject, SubjectKind};
 
 pub use opened::Opened;
 
+use opened::Content;
+
 /// Damage or forgery in the log, with the first bad position.
 #[derive(Debug, thiserror::Error)]
 #[error("record at {at} cannot be believed")]
@@ -208,29 +210,31 @@ impl Verifier {
 
     /// Checks the next record of `log`. Records of one log come in order; those of EVENTS before the usage of their sandboxes.
     pub fn check(&mut self, log: Log, stored: &Stored, depth: Depth) -> Result<Verdict, Fault> {
-        self.check_opened(log, stored, Opened::open(stored), depth)
+        let at = Position { log, sequence: stored.sequence };
+        self.try_check(log, stored, Content::of(stored), depth).map_err(|kind| Fault { at, kind })
     }
 
-    /// The same for a record that was opened before, perhaps on another thread. `opened` is what [`Opened::open`] gave for this very `stored`.
+    /// The same for a record that was opened before, perhaps on another thread. Gives back what the store filed.
     pub fn check_opened(
         &mut self,
         log: Log,
-        stored: &Stored,
-        opened: Result<Opened, DecodeError>,
+        opened: Opened,
         depth: Depth,
-    ) -> Result<Verdict, Fault> {
+    ) -> Result<(Stored, Verdict), Fault> {
+        let Opened { stored, content } = opened;
         let at = Position { log, sequence: stored.sequence };
-        self.try_check(log, stored, opened, depth).map_err(|kind| Fault { at, kind })
+        let verdict = self.try_check(log, &stored, content, depth).map_err(|kind| Fault { at, kind })?;
+        Ok((stored, verdict))
     }
 
     fn try_check(
         &mut self,
         log: Log,
         stored: &Stored,
-        opened: Result<Opened, DecodeError>,
+        content: Result<Content, DecodeError>,
         depth: Depth,
     ) -> Result<Verdict, FaultKind> {
-        let Opened { record, hash, .. } = opened.map_err(FaultKind::Decode)?;
+        let Content { record, hash } = content.map_err(FaultKind::Decode)?;
         let subject = &record.header.subject;
         if *subject != stored.subject {
             let (filed, said) = (Box::new(stored.subject.clone()), Box::new(subject.clone()));

@@ -21,7 +21,7 @@ pub(crate) const PAGE_BYTES_MAX: usize = 16 * layout::RECORD_BYTES_MAX;
 
 /// Memory that the records of a scan share. Whoever keeps one of them keeps its neighbours' bytes too, so this is little; what it saves is an
 /// allocation for each record, which its reader would often free on another thread.
-const SHARED_BYTES: usize = 64 << 10;
+const SHARED_BYTES: usize = 32 << 10;
 
 /// An error of the store as readers know it.
 pub(crate) fn read_error(log: Log, error: StoreError) -> ReadError {
@@ -146,6 +146,7 @@ fn scan(
 ) -> Result<(), StoreError> {
     let range = layout::record_key(step.through.next(), 0)..=layout::record_key(committed, u16::MAX);
     let mut memory = BytesMut::with_capacity(SHARED_BYTES);
+    step.records.reserve(room.min(STEP_ROWS));
     let mut bytes = 0;
     let mut rows = 0;
     for row in tree.range(range).take(STEP_ROWS) {

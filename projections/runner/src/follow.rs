@@ -6,13 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use omnirun_events::codec::DecodeError;
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Page, Read, ReadError, Sequence, Stored, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log, Slot};
-use omnirun_events::verify::{Depth, Fault, Opened, Verdict, Verifier};
+use omnirun_events::verify::{Depth, Fault, Verdict, Verifier};
 use omnirun_projections::Fold;
 use tokio::task::JoinHandle;
 
@@ -274,18 +273,14 @@ impl<F: Fold> Task<F> {
 
 /// Checks one record and folds it; the position moves with the state.
 fn apply<F: Fold>(inner: &mut Inner<F>, log: Log, stored: &Stored, depth: Depth) -> Result<(), Fault> {
-    apply_opened(inner, log, stored, Opened::open(stored), depth)
+    let verdict = inner.verifier.check(log, stored, depth)?;
+    take(inner, log, stored, verdict);
+    Ok(())
 }
 
-/// The same for a record that was opened before.
-pub(crate) fn apply_opened<F: Fold>(
-    inner: &mut Inner<F>,
-    log: Log,
-    stored: &Stored,
-    opened: Result<Opened, DecodeError>,
-    depth: Depth,
-) -> Result<(), Fault> {
-    match inner.verifier.check_opened(log, stored, opened, depth)? {
+/// Folds or reports a checked record; the position moves with the state.
+pub(crate) fn take<F: Fold>(inner: &mut Inner<F>, log: Log, stored: &Stored, verdict: Verdict) {
+    match verdict {
         Verdict::Believed(record) => inner.state.apply_record(stored, &record),
         Verdict::Ignored(record, why) => {
             metrics::counter!("omnirun_view_ignored_total", "view" => F::NAME).increment(1);
@@ -294,5 +289,4 @@ pub(crate) fn apply_opened<F: Fold>(
         }
     }
     inner.positions.insert(log, stored.sequence);
-    Ok(())
 }

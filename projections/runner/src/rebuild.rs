@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use omnirun_events::codec::DecodeError;
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
-use omnirun_events::log::{Cursor, Read, ReadError, Sequence, Stored, Tail};
+use omnirun_events::log::{Cursor, Read, ReadError, Sequence, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log};
 use omnirun_events::verify::{Depth, Fault, Opened, Verifier};
 use omnirun_projections::Fold;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::follow::{Source, apply_opened};
+use crate::follow::{Source, take};
 use crate::live::Inner;
 
 /// Records that are read, opened and folded together: few enough that they are still in the processor's cache when the next one handles them.
@@ -84,14 +84,17 @@ async fn fold_log<F: Fold>(
     let failed = |source| RebuildError::Read { log, source };
     let cursor = reader.read(log, Filter::all(), Sequence::NONE).await.map_err(failed)?;
     let (pages, mut read) = mpsc::channel(PAGES_AHEAD);
-    let reading = tokio::spawn(read_ahead(cursor, pages));
+    // A thread of its own: an embedded store reads without waiting, and its cache allocates and frees on the thread that reads.
+    let runtime = Handle::current();
+    let reading = tokio::task::spawn_blocking(move || runtime.block_on(read_ahead(cursor, pages)));
     let mut records = 0;
     while let Some(page) = read.recv().await {
-        for (stored, opened) in page.await.expect("opening does not panic") {
-            if stored.sequence > through {
+        for opened in page.await.expect("opening does not panic") {
+            if opened.sequence() > through {
                 return Ok(records);
             }
-            apply_opened(inner, log, &stored, opened, depth)?;
+            let (stored, verdict) = inner.verifier.check_opened(log, opened, depth)?;
+            take(inner, log, &stored, verdict);
             records += 1;
         }
         // Folding a page takes milliseconds and never waits.
@@ -101,8 +104,8 @@ async fn fold_log<F: Fold>(
     Ok(records)
 }
 
-/// A page whose records are being opened, each beside what opening it gave.
-type Opening = JoinHandle<Vec<(Stored, Result<Opened, DecodeError>)>>;
+/// A page whose records are being opened.
+type Opening = JoinHandle<Vec<Opened>>;
 
 /// Reads to the end while others open and fold what was read, until nobody wants more.
 async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Opening>) -> Result<(), ReadError> {
@@ -111,14 +114,9 @@ async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Opening>) -
         if page.records.is_empty() {
             return Ok(());
         }
-        let opening = tokio::spawn(async move { page.records.into_iter().map(open).collect() });
+        let opening = tokio::spawn(async move { page.records.into_iter().map(Opened::open).collect() });
         if pages.send(opening).await.is_err() {
             return Ok(());
         }
     }
-}
-
-fn open(stored: Stored) -> (Stored, Result<Opened, DecodeError>) {
-    let opened = Opened::open(&stored);
-    (stored, opened)
 }
