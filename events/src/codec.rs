@@ -2,14 +2,20 @@
 //!
 //! Signing happens between: [`header_and_payload`] makes the bytes to sign, [`encode`] joins the three parts, [`decode`] takes them apart.
 
+mod parts;
 pub mod upcast;
 
 use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::Error as _;
 use serde_bytes::ByteBuf;
 
-use crate::envelope::{Draft, FORMAT, Head, Header, Parts, Record};
+use crate::envelope::{Actor, Draft, FORMAT, Head, Header, Parts, Record, RecordHash};
 use crate::event::{Event, EventName};
-use crate::id::KeyId;
+use crate::id::{CommitId, KeyId};
+use crate::log::Stored;
+use crate::subject::Subject;
+use crate::unit::Timestamp;
 
 /// Events in one commit, at most. A commit is one decision, which makes a handful.
 pub const EVENTS_MAX: usize = 64;
@@ -114,30 +120,59 @@ pub fn encode(parts: &Parts) -> Result<Bytes, EncodeError> {
 
 /// The record in these stored bytes. Nothing is believed yet: see [`crate::verify`].
 pub fn decode(record: &[u8]) -> Result<Record, DecodeError> {
-    let parts: Parts = rmp_serde::from_slice(record)
-        .map_err(|source| DecodeError::MessagePack { what: "the record", source })?;
-    // The signature covers what is in the parts, not what is around them.
-    if !rmp_serde::to_vec_named(&parts).is_ok_and(|canonical| canonical == record) {
-        return Err(DecodeError::NotCanonical);
-    }
-    let header: Header = rmp_serde::from_slice(&parts.header)
+    decode_parts(&Bytes::copy_from_slice(record), None)
+}
+
+/// The record that a store filed. It shares the memory of the stored bytes.
+pub(crate) fn decode_stored(stored: &Stored) -> Result<Record, DecodeError> {
+    decode_parts(&stored.record, Some(&stored.subject))
+}
+
+fn decode_parts(record: &Bytes, filed: Option<&Subject>) -> Result<Record, DecodeError> {
+    let parts = parts::split(record)?;
+    let header = decode_header(&parts.header, filed)
         .map_err(|source| DecodeError::MessagePack { what: "the header", source })?;
     if header.format != FORMAT {
         return Err(DecodeError::Format { format: header.format });
     }
-    let bodies: Vec<ByteBuf> = rmp_serde::from_slice(&parts.payload)
+    let bodies: Vec<&serde_bytes::Bytes> = rmp_serde::from_slice(&parts.payload)
         .map_err(|source| DecodeError::MessagePack { what: "the payload", source })?;
     if bodies.len() != header.events.len() {
         return Err(DecodeError::EventCount { named: header.events.len(), held: bodies.len() });
     }
-    let events = header.events.iter().zip(&bodies).map(|(name, body)| decode_event(name, body));
+    let events = header.events.iter().zip(bodies).map(|(name, body)| {
+        let (name, body) = upcast::to_current(name, body);
+        Event::decode(&name, &body)
+    });
     let events = events
         .collect::<Result<_, _>>()
         .map_err(|source| DecodeError::MessagePack { what: "an event", source })?;
     Ok(Record { header, events, parts })
 }
 
-fn decode_event(name: &EventName, body: &[u8]) -> Result<Event, rmp_serde::decode::Error> {
-    let (name, body) = upcast::to_current(name.clone(), body.into());
-    Event::decode(name, &body)
+/// [`Header`] as it is read: the subject's text is still part of the stored bytes.
+#[derive(Deserialize)]
+#[serde(rename = "Header")]
+struct Read<'a> {
+    format: u8,
+    commit: CommitId,
+    subject: &'a str,
+    version: u64,
+    at: Timestamp,
+    actor: Actor,
+    cause: Option<CommitId>,
+    previous: RecordHash,
+    events: Vec<EventName>,
+    key: KeyId,
+}
+
+fn decode_header(header: &[u8], filed: Option<&Subject>) -> Result<Header, rmp_serde::decode::Error> {
+    let read: Read<'_> = rmp_serde::from_slice(header)?;
+    let subject = match filed {
+        Some(filed) => Subject::parse_like(read.subject, filed),
+        None => read.subject.parse(),
+    };
+    let Read { format, commit, version, at, actor, cause, previous, events, key, .. } = read;
+    let subject = subject.map_err(rmp_serde::decode::Error::custom)?;
+    Ok(Header { format, commit, subject, version, at, actor, cause, previous, events, key })
 }

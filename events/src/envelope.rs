@@ -100,7 +100,7 @@ pub struct Draft {
 }
 
 /// The signed head of a record, with named fields as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Header {
     /// [`FORMAT`] of the build that wrote it.
     pub format: u8,

@@ -4,14 +4,35 @@
 //! `codec/upcast.rs` and a golden file of its own. A name that this build does not know decodes to [`Event::Unknown`], so that an
 //! older reader can pass over it.
 
-use serde::Serialize;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{self, Visitor};
+use serde::{Deserializer, Serialize};
 
 use crate::envelope::Role;
 use crate::{account, auth, host, keys, sandbox, token, usage};
 
 /// Name and version under which an event is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
-pub struct EventName(pub String, pub u16);
+pub struct EventName(#[serde(deserialize_with = "known_or_owned")] pub Cow<'static, str>, pub u16);
+
+/// The name as this build spells it where it knows it: a replay reads one for every event.
+fn known_or_owned<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, str>, D::Error> {
+    struct Name;
+    impl Visitor<'_> for Name {
+        type Value = Cow<'static, str>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("the name of an event")
+        }
+
+        fn visit_str<E: de::Error>(self, name: &str) -> Result<Self::Value, E> {
+            Ok(Event::spelling(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed))
+        }
+    }
+    deserializer.deserialize_str(Name)
+}
 
 /// The roles whose keys may say the event; see [`crate::verify`].
 macro_rules! events {
@@ -35,14 +56,14 @@ macro_rules! events {
             /// The name and version under which this event is stored.
             pub fn name(&self) -> EventName {
                 match self {
-                    $(Self::$variant(_) => EventName($name.to_owned(), $version),)*
+                    $(Self::$variant(_) => EventName(Cow::Borrowed($name), $version),)*
                     Self::Unknown { name, .. } => name.clone(),
                 }
             }
 
             /// Whether keys of `role` may say an event of this name. Nobody may say one that this build does not know.
             pub fn may_be_said_by(name: &EventName, role: Role) -> bool {
-                match name.0.as_str() {
+                match &*name.0 {
                     $($name => [$(Role::$role),+].contains(&role),)*
                     _ => false,
                 }
@@ -57,10 +78,18 @@ macro_rules! events {
             }
 
             /// The event with this name, of its current version, from its stored bytes.
-            pub(crate) fn decode(name: EventName, body: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
-                match (name.0.as_str(), name.1) {
+            pub(crate) fn decode(name: &EventName, body: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
+                match (&*name.0, name.1) {
                     $(($name, $version) => rmp_serde::from_slice(body).map(Self::$variant),)*
-                    _ => Ok(Self::Unknown { name, body: body.to_vec() }),
+                    _ => Ok(Self::Unknown { name: name.clone(), body: body.to_vec() }),
+                }
+            }
+
+            /// The same text for as long as the program runs, if some event of this build has that name.
+            fn spelling(name: &str) -> Option<&'static str> {
+                match name {
+                    $($name => Some($name),)*
+                    _ => None,
                 }
             }
         }

@@ -30,6 +30,16 @@ pub(crate) fn base32() -> &'static Encoding {
 #[error("an id is 26 characters of lower-case base32")]
 pub struct ParseIdError;
 
+fn parse(text: &str) -> Result<[u8; 16], ParseIdError> {
+    let mut bytes = [0; 16];
+    // `decode_mut` panics unless the length of its output is exactly what the text gives.
+    if text.len() != ID_TEXT_LEN {
+        return Err(ParseIdError);
+    }
+    base32().decode_mut(text.as_bytes(), &mut bytes).map_err(|_| ParseIdError)?;
+    Ok(bytes)
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
@@ -78,8 +88,7 @@ macro_rules! ids {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                let bytes = base32().decode(text.as_bytes()).map_err(|_| ParseIdError)?;
-                bytes.try_into().map(Self).map_err(|_| ParseIdError)
+                parse(text).map(Self)
             }
         }
 
@@ -99,8 +108,7 @@ macro_rules! ids {
                     let text = String::deserialize(deserializer)?;
                     text.parse().map_err(de::Error::custom)
                 } else {
-                    let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
-                    bytes.as_slice().try_into().map(Self).map_err(de::Error::custom)
+                    serde_bytes::ByteArray::<16>::deserialize(deserializer).map(|bytes| Self(*bytes))
                 }
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! A subject is a NATS subject (tokens joined by dots). Its record sequence is what writers race on.
 
+use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -198,8 +199,8 @@ impl FromStr for SubjectKind {
     }
 }
 
-/// The text of a subject, and what it is about. Subjects are compared, ordered and hashed by their texts, which kinds and texts determine
-/// in both directions.
+/// The text of a subject, and what it is about. Each determines the other. Subjects are ordered by their texts; compared and hashed
+/// by what they are about, which lies beside it in memory.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subject {
@@ -210,11 +211,18 @@ pub struct Subject {
 
 impl PartialEq for Subject {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.kind == other.kind
     }
 }
 
 impl Eq for Subject {}
+
+/// So that a map by subject can be asked by what the subject is about.
+impl Borrow<SubjectKind> for Subject {
+    fn borrow(&self) -> &SubjectKind {
+        &self.kind
+    }
+}
 
 impl PartialOrd for Subject {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
@@ -230,7 +238,7 @@ impl Ord for Subject {
 
 impl Hash for Subject {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.kind.hash(state);
     }
 }
 
@@ -270,6 +278,13 @@ impl TryFrom<String> for Subject {
 
     fn try_from(text: String) -> Result<Self, ParseSubjectError> {
         text.parse()
+    }
+}
+
+impl Subject {
+    /// The subject with this text, which is most likely `expected`'s: then nothing is parsed.
+    pub(crate) fn parse_like(text: &str, expected: &Self) -> Result<Self, ParseSubjectError> {
+        if *expected.text == *text { Ok(expected.clone()) } else { text.parse() }
     }
 }
 

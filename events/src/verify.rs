@@ -3,11 +3,13 @@
 //! Two kinds of findings. A [`Fault`] means that the log itself is damaged or forged: whoever follows it stops. A [`Verdict::Ignored`]
 //! record is well made but says what its key may not say: it is reported, folds never see it, and the chain goes on through it.
 
+mod opened;
+
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{self, DecodeError};
+use crate::codec::DecodeError;
 use crate::envelope::{Actor, Head, Record, Role};
 use crate::event::Event;
 use crate::id::{HostId, KeyId};
@@ -15,6 +17,10 @@ use crate::keyring::{EnrolError, KeyRing, RingEntry, RingState};
 use crate::log::{Position, Stored};
 use crate::signing::WeakKey;
 use crate::subject::{Log, Subject, SubjectKind};
+
+pub use opened::Opened;
+
+use opened::Content;
 
 /// Damage or forgery in the log, with the first bad position.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +122,22 @@ pub enum Depth {
 #[derive(Debug, Clone)]
 pub struct Verifier {
     ring: KeyRing,
-    heads: HashMap<Subject, Head>,
-    owners: HashMap<SubjectKind, HostId>,
+    subjects: HashMap<Subject, Known>,
+}
+
+/// What is known of a subject.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    /// Its end; [`Head::EMPTY`] where only its owner is known.
+    head: Head,
+    /// The host that claimed it, when it is a sandbox's.
+    owner: Option<HostId>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { head: Head::EMPTY, owner: None }
+    }
 }
 
 /// A [`Verifier`] as a checkpoint stores it. Sorted, so that equal verifiers are equal bytes.
@@ -134,7 +154,7 @@ pub struct VerifierState {
 impl Verifier {
     /// A verifier that has read nothing.
     pub fn new(ring: KeyRing) -> Self {
-        Self { ring, heads: HashMap::new(), owners: HashMap::new() }
+        Self { ring, subjects: HashMap::new() }
     }
 
     /// The key ring so far.
@@ -144,52 +164,77 @@ impl Verifier {
 
     /// The end of a subject; [`Head::EMPTY`] if it has no records.
     pub fn head(&self, subject: &Subject) -> Head {
-        self.heads.get(subject).copied().unwrap_or(Head::EMPTY)
+        self.subjects.get(subject).map_or(Head::EMPTY, |known| known.head)
     }
 
     /// What a checkpoint stores of it.
     pub fn state(&self) -> VerifierState {
-        let mut heads: Vec<_> = self.heads.iter().map(|(subject, head)| (subject.clone(), *head)).collect();
+        let known = || self.subjects.iter();
+        let mut heads: Vec<_> = known()
+            .filter(|(_, known)| known.head != Head::EMPTY)
+            .map(|(subject, known)| (subject.clone(), known.head))
+            .collect();
         heads.sort_by(|a, b| a.0.cmp(&b.0));
         let mut owners: Vec<_> =
-            self.owners.iter().map(|(kind, host)| (Subject::from(*kind), *host)).collect();
+            known().filter_map(|(subject, known)| Some((subject.clone(), known.owner?))).collect();
         owners.sort();
         VerifierState { heads, owners, ring: self.ring.state() }
     }
 
     /// The verifier that [`Self::state`] was taken of.
     pub fn from_state(state: VerifierState) -> Result<Self, WeakKey> {
-        Ok(Self {
-            ring: KeyRing::from_state(state.ring)?,
-            heads: state.heads.into_iter().collect(),
-            owners: state.owners.into_iter().map(|(subject, host)| (subject.kind(), host)).collect(),
-        })
+        let mut subjects: HashMap<Subject, Known> = HashMap::with_capacity(state.heads.len());
+        for (subject, head) in state.heads {
+            subjects.entry(subject).or_default().head = head;
+        }
+        for (subject, host) in state.owners {
+            subjects.entry(subject).or_default().owner = Some(host);
+        }
+        Ok(Self { ring: KeyRing::from_state(state.ring)?, subjects })
     }
 
     /// The host that claimed a sandbox, if one has.
     pub fn owner(&self, sandbox: SubjectKind) -> Option<HostId> {
-        self.owners.get(&sandbox).copied()
+        self.subjects.get(&sandbox)?.owner
     }
 
     /// Forgets subjects that were purged whole under a tombstone, so that a later record on one starts it anew.
     pub fn forget(&mut self, purged: impl Fn(&Subject) -> bool) {
-        self.heads.retain(|subject, _| !purged(subject));
-        self.owners.retain(|kind, _| !purged(&(*kind).into()));
+        self.subjects.retain(|subject, _| !purged(subject));
     }
 
     /// Takes note that a subject starts after `version` and `hash`, as retention's tombstone says.
     pub fn start_at(&mut self, subject: Subject, head: Head) {
-        self.heads.insert(subject, head);
+        self.subjects.entry(subject).or_default().head = head;
     }
 
     /// Checks the next record of `log`. Records of one log come in order; those of EVENTS before the usage of their sandboxes.
     pub fn check(&mut self, log: Log, stored: &Stored, depth: Depth) -> Result<Verdict, Fault> {
         let at = Position { log, sequence: stored.sequence };
-        self.try_check(log, stored, depth).map_err(|kind| Fault { at, kind })
+        self.try_check(log, stored, Content::of(stored), depth).map_err(|kind| Fault { at, kind })
     }
 
-    fn try_check(&mut self, log: Log, stored: &Stored, depth: Depth) -> Result<Verdict, FaultKind> {
-        let record = codec::decode(&stored.record).map_err(FaultKind::Decode)?;
+    /// The same for a record that was opened before, perhaps on another thread. Gives back what the store filed.
+    pub fn check_opened(
+        &mut self,
+        log: Log,
+        opened: Opened,
+        depth: Depth,
+    ) -> Result<(Stored, Verdict), Fault> {
+        let Opened { stored, content } = opened;
+        let at = Position { log, sequence: stored.sequence };
+        let verdict = self.try_check(log, &stored, content, depth).map_err(|kind| Fault { at, kind })?;
+        Ok((stored, verdict))
+    }
+
+    fn try_check(
+        &mut self,
+        log: Log,
+        stored: &Stored,
+        content: Result<Content, DecodeError>,
+        depth: Depth,
+    ) -> Result<Verdict, FaultKind> {
+        let Content { record, hash } = content.map_err(FaultKind::Decode)?;
         let subject = &record.header.subject;
         if *subject != stored.subject {
             let (filed, said) = (Box::new(stored.subject.clone()), Box::new(subject.clone()));
@@ -198,7 +243,8 @@ impl Verifier {
         if subject.log() != log {
             return Err(FaultKind::Log { subject: subject.clone() });
         }
-        let last = self.head(subject);
+        let mut known = self.subjects.get_mut(subject);
+        let last = known.as_ref().map_or(Head::EMPTY, |known| known.head);
         if record.header.version != last.version.saturating_add(1) {
             return Err(FaultKind::Gap {
                 subject: subject.clone(),
@@ -210,15 +256,19 @@ impl Verifier {
             return Err(FaultKind::Chain { subject: subject.clone() });
         }
         let key = record.header.key;
-        let entry = self.ring.get(key).ok_or(FaultKind::UnknownKey { key })?.clone();
+        let entry = self.ring.get(key).ok_or(FaultKind::UnknownKey { key })?;
         if log == Log::Events && entry.retired_at.is_some_and(|retired| stored.sequence > retired) {
             return Err(FaultKind::RetiredKey { key });
         }
         if depth == Depth::Signatures {
             entry.public.verify(&record).map_err(|_| FaultKind::Signature)?;
         }
-        self.heads.insert(subject.clone(), record.head(stored.sequence));
-        Ok(match self.authorise(&record, &entry).and_then(|()| self.follow(&record, stored)) {
+        let head = Head { sequence: stored.sequence, version: record.header.version, hash };
+        match &mut known {
+            Some(known) => known.head = head,
+            None => drop(self.subjects.insert(subject.clone(), Known { head, owner: None })),
+        }
+        Ok(match self.authorise(&record, entry).and_then(|()| self.follow(&record, stored)) {
             Ok(()) => Verdict::Believed(record),
             Err(ignored) => Verdict::Ignored(record, ignored),
         })
@@ -258,12 +308,12 @@ impl Verifier {
         }
         let is_own = match kind {
             SubjectKind::Host(subject) => subject == host,
-            SubjectKind::Sandbox(..) => match self.owners.get(&kind) {
-                Some(owner) => *owner == host,
+            SubjectKind::Sandbox(..) => match self.owner(kind) {
+                Some(owner) => owner == host,
                 None => claims && record.header.version == 1,
             },
             SubjectKind::Usage(_, account, sandbox) => {
-                self.owners.get(&SubjectKind::Sandbox(account, sandbox)) == Some(&host)
+                self.owner(SubjectKind::Sandbox(account, sandbox)) == Some(host)
             }
             _ => false,
         };
@@ -285,8 +335,10 @@ impl Verifier {
             }
             SubjectKind::Sandbox(..) => {
                 for event in &record.events {
-                    if let Event::SandboxClaimed(claimed) = event {
-                        self.owners.entry(kind).or_insert(claimed.host);
+                    if let Event::SandboxClaimed(claimed) = event
+                        && let Some(known) = self.subjects.get_mut(&kind)
+                    {
+                        known.owner.get_or_insert(claimed.host);
                     }
                 }
             }

@@ -150,7 +150,7 @@ async fn nothing_is_doubled(data: &Path) -> Result<()> {
         for event in &record.events {
             let name = event.name().0;
             if matches!(event, Event::AccountOpened(_)) || name.starts_with("sandbox.") {
-                *counts.entry(name).or_default() += 1;
+                *counts.entry(name.into_owned()).or_default() += 1;
             }
         }
     }

@@ -12,10 +12,10 @@ use futures_util::future::join_all;
 use omnirun_events::log::{AppendError, Entry};
 use omnirun_events::{Log, Sequence};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::Reason;
-use crate::publish::{Sent, positions, send};
+use crate::publish::{Message, Sent, positions, send};
 use crate::server::Server;
 use crate::settle::{self, Begin};
 
@@ -30,14 +30,18 @@ const QUEUE: usize = 1024;
 /// single message one fsync of about 0.2 ms.
 const WORTH_A_BATCH: usize = 12;
 
-/// How long a round waits for the writers of the last one to come again. A fraction of what a batch takes.
-const LINGER: Duration = Duration::from_millis(1);
+/// How long a round waits for the next of the last one's writers to come again: about what the client's timer can tell.
+const SILENCE: Duration = Duration::from_millis(1);
+
+/// How long it waits for all of them: no longer than a batch takes.
+const LINGER: Duration = Duration::from_millis(3);
 
 type Answer = Result<Sequence, AppendError>;
 
 /// A commit and who waits for it.
 struct Waiting {
     entry: Entry,
+    message: Message,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -61,7 +65,8 @@ impl Committer {
         let log = entry.subject.log();
         let closing = || AppendError::Unknown { log, source: Reason::Closing.into() };
         let (answer, outcome) = oneshot::channel();
-        self.queue.send(Waiting { entry, answer }).await.map_err(|_| closing())?;
+        let message = Message::of(&entry);
+        self.queue.send(Waiting { entry, message, answer }).await.map_err(|_| closing())?;
         outcome.await.unwrap_or_else(|_| Err(closing()))
     }
 
@@ -89,7 +94,7 @@ async fn run(desk: Desk, mut queue: mpsc::Receiver<Waiting>) {
         gather(&mut waiting, &mut queue, last_round).await;
         let round = round::take(&mut waiting, &desk.known);
         for stale in round.stale {
-            desk.settle(stale, Begin::Look);
+            desk.settle(stale.entry, stale.answer, Begin::Look);
         }
         last_round = round.together.len();
         if last_round >= WORTH_A_BATCH {
@@ -100,15 +105,15 @@ async fn run(desk: Desk, mut queue: mpsc::Receiver<Waiting>) {
     }
 }
 
-/// Takes what is in the queue. After a batch, whose writers were all answered at once and are about to come again, waits a
-/// moment for as many: without it, every other batch is a small one.
+/// Takes what is in the queue. After a batch, whose writers were all answered at once and are about to come again one after the other (each
+/// signs first), waits for as many, as long as they keep coming: without it, every other batch is a small one.
 async fn gather(waiting: &mut VecDeque<Waiting>, queue: &mut mpsc::Receiver<Waiting>, last_round: usize) {
-    let until = tokio::time::Instant::now() + LINGER;
+    let end = Instant::now() + LINGER;
     while waiting.len() < QUEUE {
         let next = match queue.try_recv() {
             Ok(next) => next,
             Err(_) if last_round < WORTH_A_BATCH || waiting.len() >= last_round => return,
-            Err(_) => match timeout_at(until, queue.recv()).await {
+            Err(_) => match timeout_at(end.min(Instant::now() + SILENCE), queue.recv()).await {
                 Ok(Some(next)) => next,
                 Ok(None) | Err(_) => return,
             },
@@ -119,23 +124,24 @@ async fn gather(waiting: &mut VecDeque<Waiting>, queue: &mut mpsc::Receiver<Wait
 
 impl Desk {
     async fn commit(&self, together: Vec<Waiting>) {
-        let entries: Vec<&Entry> = together.iter().map(|waiting| &waiting.entry).collect();
-        let sent = send(&self.server, &entries).await;
+        let part = |waiting: Waiting| (waiting.message, (waiting.entry, waiting.answer));
+        let (messages, together): (Vec<_>, Vec<_>) = together.into_iter().map(part).unzip();
+        let sent = send(&self.server, messages).await;
         // A refused batch names no subject, and a full one may be full for one record only: each learns its own answer.
         let begin = match sent {
             Sent::Stored(last) => {
                 let count = together.len();
-                for (waiting, position) in together.into_iter().zip(positions(last, count)) {
-                    self.known.note(&waiting.entry.subject, position);
+                for ((entry, answer), position) in together.into_iter().zip(positions(last, count)) {
+                    self.known.note(&entry.subject, position);
                     // Whoever went away does not want to know.
-                    let _ = waiting.answer.send(Ok(position));
+                    let _ = answer.send(Ok(position));
                 }
                 return;
             }
             Sent::Full(remedy) if together.len() == 1 => {
-                for waiting in together {
+                for (_, answer) in together {
                     let full = AppendError::Full { log: self.log, remedy: remedy.clone() };
-                    let _ = waiting.answer.send(Err(full));
+                    let _ = answer.send(Err(full));
                 }
                 return;
             }
@@ -143,15 +149,14 @@ impl Desk {
             Sent::Full(_) => Begin::Send,
             Sent::Refused | Sent::Unknown(_) => Begin::Look,
         };
-        for waiting in together {
-            self.settle(waiting, begin);
+        for (entry, answer) in together {
+            self.settle(entry, answer, begin);
         }
     }
 
-    fn settle(&self, waiting: Waiting, begin: Begin) {
+    fn settle(&self, entry: Entry, answer: oneshot::Sender<Answer>, begin: Begin) {
         let desk = self.clone();
         tokio::spawn(async move {
-            let Waiting { entry, answer } = waiting;
             let outcome = settle::append(&desk.server, std::slice::from_ref(&entry), begin).await;
             match &outcome {
                 Ok(positions) => {

@@ -11,8 +11,9 @@ use async_nats::header::{
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::{Error, ErrorCode};
+use bytes::Bytes;
 use omnirun_events::log::Entry;
-use omnirun_events::{CommitId, Sequence};
+use omnirun_events::{CommitId, Sequence, Subject};
 
 use crate::error::{Reason, Source};
 use crate::server::Server;
@@ -32,13 +33,29 @@ pub(crate) enum Sent {
     Unknown(Source),
 }
 
-/// Tries once. `entries` are of one log and of different subjects.
-pub(crate) async fn send(server: &Server, entries: &[&Entry]) -> Sent {
+/// An entry as it goes over the wire.
+pub(crate) struct Message {
+    subject: Subject,
+    record: Bytes,
+    headers: HeaderMap,
+}
+
+impl Message {
+    /// Takes some microseconds, so whoever has many makes each where it comes from.
+    pub(crate) fn of(entry: &Entry) -> Self {
+        Self { subject: entry.subject.clone(), record: entry.record.clone(), headers: headers(entry) }
+    }
+}
+
+/// Tries once. The messages are of one log and of different subjects.
+pub(crate) async fn send(server: &Server, mut messages: Vec<Message>) -> Sent {
     let limit = server.patience.answer;
     let sending = async {
-        match entries {
-            [entry] => publish(server, entry, headers(entry)).await,
-            _ => send_batch(server, entries).await,
+        let Some(last) = messages.pop() else { return Err(PublishErrorKind::Other.into()) };
+        if messages.is_empty() {
+            publish(server, last).await
+        } else {
+            send_batch(server, messages, last).await
         }
     };
     match tokio::time::timeout(limit, sending).await {
@@ -72,24 +89,28 @@ fn message_id(entry: &Entry) -> String {
     CommitId::derive(entry.commit.as_bytes(), entry.subject.as_str()).to_string()
 }
 
-async fn publish(server: &Server, entry: &Entry, headers: HeaderMap) -> Result<Sequence, PublishError> {
-    let message = PublishMessage::build().payload(entry.record.clone()).headers(headers);
-    let ack = server.context.send_publish(entry.subject.as_str().to_owned(), message).await?.await?;
+async fn publish(server: &Server, message: Message) -> Result<Sequence, PublishError> {
+    let Message { subject, record, headers } = message;
+    let message = PublishMessage::build().payload(record).headers(headers);
+    let ack = server.context.send_publish(subject.as_str().to_owned(), message).await?.await?;
     Ok(Sequence(ack.sequence))
 }
 
 /// All but the last go without asking for an answer; the last one's answer is the batch's.
-async fn send_batch(server: &Server, entries: &[&Entry]) -> Result<Sequence, PublishError> {
+async fn send_batch(
+    server: &Server,
+    others: Vec<Message>,
+    mut last: Message,
+) -> Result<Sequence, PublishError> {
     let client = server.context.client();
     // An id of its own for each try: the server may still hold the beginning of an earlier one.
     let inbox = client.new_inbox();
     let id = inbox.rsplit('.').next().unwrap_or(&inbox);
-    let Some((last, rest)) = entries.split_last() else { return Err(PublishErrorKind::Other.into()) };
-    for (index, entry) in rest.iter().enumerate() {
-        let headers = batch_headers(entry, id, index + 1);
-        let sent = client
-            .publish_with_headers(entry.subject.as_str().to_owned(), headers, entry.record.clone())
-            .await;
+    let count = others.len() + 1;
+    for (index, mut message) in others.into_iter().enumerate() {
+        number(&mut message.headers, id, index + 1);
+        let subject = message.subject.as_str().to_owned();
+        let sent = client.publish_with_headers(subject, message.headers, message.record).await;
         sent.map_err(|error| match error.kind() {
             async_nats::client::PublishErrorKind::MaxPayloadExceeded => {
                 PublishErrorKind::MaxPayloadExceeded.into()
@@ -97,16 +118,15 @@ async fn send_batch(server: &Server, entries: &[&Entry]) -> Result<Sequence, Pub
             _ => PublishError::with_source(PublishErrorKind::Other, error),
         })?;
     }
-    let mut headers = batch_headers(last, id, entries.len());
-    headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
-    publish(server, last, headers).await
+    number(&mut last.headers, id, count);
+    last.headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+    publish(server, last).await
 }
 
-fn batch_headers(entry: &Entry, id: &str, sequence: usize) -> HeaderMap {
-    let mut headers = headers(entry);
+/// Says which message of which batch this is.
+fn number(headers: &mut HeaderMap, id: &str, sequence: usize) {
     headers.insert(NATS_BATCH_ID, id);
     headers.insert(NATS_BATCH_SEQUENCE, sequence.to_string());
-    headers
 }
 
 fn classify(error: PublishError) -> Sent {

@@ -11,7 +11,7 @@ use omnirun_events::log::{AppendError, Entry};
 use omnirun_events::{Filter, Sequence, Subject};
 
 use crate::error::{Reason, Source};
-use crate::publish::{Sent, commit_of, positions, send};
+use crate::publish::{Message, Sent, commit_of, positions, send};
 use crate::server::Server;
 
 /// First and longest pause before the same bytes go again.
@@ -45,13 +45,12 @@ pub(crate) async fn append(
 ) -> Result<Vec<Sequence>, AppendError> {
     let Some(log) = entries.first().map(|entry| entry.subject.log()) else { return Ok(Vec::new()) };
     let end = Instant::now() + server.patience.outcome;
-    let all: Vec<&Entry> = entries.iter().collect();
     let mut pause = PAUSE.0;
     let mut next = begin;
     loop {
         let mut why: Source = Reason::Refused.into();
         if next == Begin::Send {
-            match send(server, &all).await {
+            match send(server, entries.iter().map(Message::of).collect()).await {
                 Sent::Stored(last) => return Ok(positions(last, entries.len())),
                 Sent::Full(remedy) => return Err(AppendError::Full { log, remedy }),
                 Sent::Refused => {}

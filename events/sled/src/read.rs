@@ -19,6 +19,10 @@ pub(crate) const STEP_ROWS: usize = 1024;
 /// Bytes of records after which a page ends early: 16 of the longest ones.
 pub(crate) const PAGE_BYTES_MAX: usize = 16 * layout::RECORD_BYTES_MAX;
 
+/// Memory that the records of a scan share. Whoever keeps one of them keeps its neighbours' bytes too, so this is little; what it saves is an
+/// allocation for each record, which its reader would often free on another thread.
+const SHARED_BYTES: usize = 32 << 10;
+
 /// An error of the store as readers know it.
 pub(crate) fn read_error(log: Log, error: StoreError) -> ReadError {
     let corrupt = |sequence, what| ReadError::Corrupt { at: Position { log, sequence }, what };
@@ -61,19 +65,24 @@ pub(crate) fn fetch(tree: &sled::Tree, sequence: Sequence) -> Result<Option<Stor
     match layout::parse_first(sequence, &row) {
         None => Err(StoreError::Damaged(sequence, "the record is unreadable".to_owned())),
         Some(First::Mark(_)) => Ok(None),
-        Some(First::Record(header)) => assemble(tree, sequence, &row, &header),
+        Some(First::Record(header)) => {
+            let mut own = BytesMut::with_capacity(header.length);
+            assemble(tree, sequence, &row, &header, &mut own)
+        }
     }
 }
 
-/// Puts a record together from its rows. None if a purge removed it meanwhile.
+/// Puts a record together from its rows, at the end of `memory`. None if a purge removed it meanwhile.
 fn assemble(
     tree: &sled::Tree,
     sequence: Sequence,
     row: &sled::IVec,
     header: &RecordHeader<'_>,
+    memory: &mut BytesMut,
 ) -> Result<Option<Stored>, StoreError> {
-    let mut record = BytesMut::with_capacity(header.length);
-    record.extend_from_slice(header.start);
+    memory.reserve(header.length);
+    memory.extend_from_slice(header.start);
+    let mut record = memory.split();
     let mut chunk = 1;
     while record.len() < header.length {
         let Some(next) = tree.get(layout::record_key(sequence, chunk))? else { break };
@@ -136,6 +145,8 @@ fn scan(
     step: &mut Step,
 ) -> Result<(), StoreError> {
     let range = layout::record_key(step.through.next(), 0)..=layout::record_key(committed, u16::MAX);
+    let mut memory = BytesMut::with_capacity(SHARED_BYTES);
+    step.records.reserve(room.min(STEP_ROWS));
     let mut bytes = 0;
     let mut rows = 0;
     for row in tree.range(range).take(STEP_ROWS) {
@@ -151,7 +162,7 @@ fn scan(
             Some(First::Mark(mark)) => step.through = mark.through.min(committed),
             Some(First::Record(header)) => {
                 let wanted = std::str::from_utf8(header.subject).is_ok_and(|subject| filter.takes(subject));
-                if wanted && let Some(stored) = assemble(tree, sequence, &value, &header)? {
+                if wanted && let Some(stored) = assemble(tree, sequence, &value, &header, &mut memory)? {
                     bytes += stored.record.len();
                     step.records.push(stored);
                 }

@@ -55,7 +55,7 @@ fn body(event: Event) -> Vec<u8> {
 
 /// The event that stored bytes of this name and version decode to.
 fn read_back(name: &str, version: u16, body: Vec<u8>) -> Event {
-    let stored = Event::Unknown { name: EventName(name.to_owned(), version), body };
+    let stored = Event::Unknown { name: EventName(name.to_owned().into(), version), body };
     let signed = signer(Role::Commands, 0).sign(&draft(vec![stored]), &Head::EMPTY).expect("it is small");
     let mut record = codec::decode(&signed.bytes).expect("a golden body decodes");
     record.events.remove(0)
@@ -110,5 +110,5 @@ fn golden_a_sealed_field_still_opens() {
 #[test]
 fn an_event_of_a_newer_build_passes_through_unknown() {
     let event = read_back("vault.opened", 3, vec![0x80]);
-    assert_eq!(event, Event::Unknown { name: EventName("vault.opened".to_owned(), 3), body: vec![0x80] });
+    assert_eq!(event, Event::Unknown { name: EventName("vault.opened".into(), 3), body: vec![0x80] });
 }

@@ -46,7 +46,7 @@ fn some_event() -> impl Strategy<Value = Event> {
         },
     });
     let unknown = ("new\\.[a-z]{1,9}", any::<u16>(), prop::collection::vec(any::<u8>(), 0..99))
-        .prop_map(|(name, version, body)| Event::Unknown { name: EventName(name, version), body });
+        .prop_map(|(name, version, body)| Event::Unknown { name: EventName(name.into(), version), body });
     prop_oneof![
         prop::sample::select(samples),
         token.prop_map(Event::from),

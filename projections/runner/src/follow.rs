@@ -275,13 +275,15 @@ impl<F: Fold> Task<F> {
 }
 
 /// Checks one record and folds it; the position moves with the state.
-pub(crate) fn apply<F: Fold>(
-    inner: &mut Inner<F>,
-    log: Log,
-    stored: &Stored,
-    depth: Depth,
-) -> Result<(), Fault> {
-    match inner.verifier.check(log, stored, depth)? {
+fn apply<F: Fold>(inner: &mut Inner<F>, log: Log, stored: &Stored, depth: Depth) -> Result<(), Fault> {
+    let verdict = inner.verifier.check(log, stored, depth)?;
+    take(inner, log, stored, verdict);
+    Ok(())
+}
+
+/// Folds or reports a checked record; the position moves with the state.
+pub(crate) fn take<F: Fold>(inner: &mut Inner<F>, log: Log, stored: &Stored, verdict: Verdict) {
+    match verdict {
         Verdict::Believed(record) => inner.state.apply_record(stored, &record),
         Verdict::Ignored(record, why) => {
             metrics::counter!("omnirun_view_ignored_total", "view" => F::NAME).increment(1);
@@ -290,5 +292,4 @@ pub(crate) fn apply<F: Fold>(
         }
     }
     inner.positions.insert(log, stored.sequence);
-    Ok(())
 }

@@ -4,18 +4,23 @@ use std::collections::BTreeMap;
 
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
-use omnirun_events::log::{Cursor, PAGE_RECORDS_MAX, Page, Read, ReadError, Sequence, Tail};
+use omnirun_events::log::{Cursor, Read, ReadError, Sequence, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log};
-use omnirun_events::verify::{Depth, Fault, Verifier};
+use omnirun_events::verify::{Depth, Fault, Opened, Verifier};
 use omnirun_projections::Fold;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::follow::{Source, apply};
+use crate::follow::{Source, take};
 use crate::live::Inner;
 
-/// Pages that are read ahead of the fold: enough that neither waits for the other, little memory.
-const PAGES_AHEAD: usize = 4;
+/// Records that are read, opened and folded together: few enough that they are still in the processor's cache when the next one handles them.
+const PAGE_RECORDS: usize = 512;
+
+/// Pages that are read ahead of the fold: enough that nobody waits for the other, little memory.
+const PAGES_AHEAD: usize = 8;
 
 /// A rebuilt state.
 #[derive(Debug, Clone)]
@@ -79,14 +84,17 @@ async fn fold_log<F: Fold>(
     let failed = |source| RebuildError::Read { log, source };
     let cursor = reader.read(log, Filter::all(), Sequence::NONE).await.map_err(failed)?;
     let (pages, mut read) = mpsc::channel(PAGES_AHEAD);
-    let reading = tokio::spawn(read_ahead(cursor, pages));
+    // A thread of its own: an embedded store reads without waiting, and its cache allocates and frees on the thread that reads.
+    let runtime = Handle::current();
+    let reading = tokio::task::spawn_blocking(move || runtime.block_on(read_ahead(cursor, pages)));
     let mut records = 0;
     while let Some(page) = read.recv().await {
-        for stored in &page.records {
-            if stored.sequence > through {
+        for opened in page.await.expect("opening does not panic") {
+            if opened.sequence() > through {
                 return Ok(records);
             }
-            apply(inner, log, stored, depth)?;
+            let (stored, verdict) = inner.verifier.check_opened(log, opened, depth)?;
+            take(inner, log, &stored, verdict);
             records += 1;
         }
         // Folding a page takes milliseconds and never waits.
@@ -96,11 +104,18 @@ async fn fold_log<F: Fold>(
     Ok(records)
 }
 
-/// Reads to the end while others fold what was read, until nobody wants more.
-async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Page>) -> Result<(), ReadError> {
+/// A page whose records are being opened.
+type Opening = JoinHandle<Vec<Opened>>;
+
+/// Reads to the end while others open and fold what was read, until nobody wants more.
+async fn read_ahead(mut cursor: Box<dyn Cursor>, pages: mpsc::Sender<Opening>) -> Result<(), ReadError> {
     loop {
-        let page = cursor.next(PAGE_RECORDS_MAX, Tail::Return).await?;
-        if page.records.is_empty() || pages.send(page).await.is_err() {
+        let page = cursor.next(PAGE_RECORDS, Tail::Return).await?;
+        if page.records.is_empty() {
+            return Ok(());
+        }
+        let opening = tokio::spawn(async move { page.records.into_iter().map(Opened::open).collect() });
+        if pages.send(opening).await.is_err() {
             return Ok(());
         }
     }

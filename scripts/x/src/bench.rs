@@ -8,7 +8,7 @@ mod numbers;
 mod rebuild;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 /// What to measure; everything where no part is named
 #[derive(Args)]
@@ -20,11 +20,25 @@ pub struct Bench {
 #[derive(Subcommand)]
 enum Part {
     /// Appending to each store, beside raw sled and raw JetStream that confirm as durably
-    Append,
+    Append(append::Options),
     /// Rebuilding the directory from the log, beside reading the same records and doing nothing with them
     Rebuild(rebuild::Options),
     /// From asking for a sandbox to its first output, over HTTP, with the real program
     Create(create::Options),
+}
+
+/// A store, to measure that one alone
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Store {
+    Sled,
+    Jetstream,
+}
+
+impl Store {
+    /// Whether this one is to be measured when `only` was asked for.
+    fn is_wanted(self, only: Option<Self>) -> bool {
+        only.is_none_or(|only| only == self)
+    }
 }
 
 /// Measures and prints.
@@ -32,11 +46,11 @@ pub fn run(bench: Bench) -> Result<()> {
     println!("{}", numbers::machine());
     tokio::runtime::Runtime::new()?.block_on(async {
         match bench.part {
-            Some(Part::Append) => append::run().await,
+            Some(Part::Append(options)) => append::run(&options).await,
             Some(Part::Rebuild(options)) => rebuild::run(&options).await,
             Some(Part::Create(options)) => create::run(&options).await,
             None => {
-                append::run().await?;
+                append::run(&append::Options::default()).await?;
                 rebuild::run(&rebuild::Options::default()).await?;
                 create::run(&create::Options::default()).await
             }

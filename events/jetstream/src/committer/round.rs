@@ -84,6 +84,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::publish::Message;
 
     fn subject(n: u8) -> Subject {
         SubjectKind::Sandbox(AccountId::from_bytes([1; 16]), SandboxId::from_bytes([n; 16])).into()
@@ -92,10 +93,8 @@ mod tests {
     fn waiting(n: u8, expected: u64, size: usize) -> Waiting {
         let commit = CommitId::from_bytes([n; 16]);
         let record = vec![0; size].into();
-        Waiting {
-            entry: Entry { subject: subject(n), expected: Sequence(expected), commit, record },
-            answer: oneshot::channel().0,
-        }
+        let entry = Entry { subject: subject(n), expected: Sequence(expected), commit, record };
+        Waiting { message: Message::of(&entry), entry, answer: oneshot::channel().0 }
     }
 
     fn names(waiting: &[Waiting]) -> Vec<(Subject, u64)> {

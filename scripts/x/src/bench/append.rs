@@ -6,13 +6,17 @@
 mod jetstream;
 mod sled;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use clap::Args;
 use omnirun_events::{Actor, Append};
+use tokio::task::JoinSet;
 
+use super::Store;
 use super::history::{Chain, Keys, sandbox_subject, started};
-use super::numbers::{micros, percentile, print_table};
+use super::numbers::{micros, percentile, print_table, rate};
 
 /// Appends one after the other on each side, in turns of [`TURN`], so that whatever else the disk does meets both.
 const SEQUENTIAL: usize = 3000;
@@ -23,11 +27,24 @@ const EACH: usize = 60;
 /// How often the writers at once are measured; the median round counts.
 const ROUNDS: usize = 5;
 
-/// Measures both stores and prints their tables.
-pub async fn run() -> Result<()> {
+/// Options of append
+#[derive(Args, Default)]
+pub struct Options {
+    /// This store alone
+    #[arg(long)]
+    store: Option<Store>,
+}
+
+/// Measures the stores and prints their tables.
+pub async fn run(options: &Options) -> Result<()> {
     println!("\nsigning alone: {} us p50 of a SandboxStarted", micros(signing()?));
-    sled::run().await?;
-    jetstream::run().await
+    if Store::Sled.is_wanted(options.store) {
+        sled::run().await?;
+    }
+    if Store::Jetstream.is_wanted(options.store) {
+        jetstream::run().await?;
+    }
+    Ok(())
 }
 
 /// What of a sequential append is signing.
@@ -49,6 +66,23 @@ async fn write(store: &dyn Append, keys: &Keys, chain: &mut Chain, count: usize)
         times.push(chain.append(store, &keys.worker, Actor::Host(keys.host), vec![started()]).await?);
     }
     Ok(times)
+}
+
+/// Writers at once, each a task of its own as requests are; how many appends a second they made together.
+async fn write_many(store: Arc<dyn Append>, round: usize) -> Result<f64> {
+    let mut writers = JoinSet::new();
+    let began = Instant::now();
+    for writer in 0..WRITERS {
+        let store = store.clone();
+        writers.spawn(async move {
+            let (keys, kind) = (Keys::fixed(), sandbox_subject(1 + round as u64, writer as u64));
+            write(&*store, &keys, &mut Chain::new(kind), EACH).await
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written??;
+    }
+    Ok(rate((WRITERS * EACH) as u64, began.elapsed()))
 }
 
 /// Records of a subject, signed beforehand, for the raw side.

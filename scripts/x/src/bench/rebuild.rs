@@ -17,6 +17,7 @@ use omnirun_events::{Filter, Log, Read, Sequence, codec};
 use omnirun_projections::Directory;
 use omnirun_runner::{Source, rebuild};
 
+use super::Store;
 use super::history::Keys;
 use super::numbers::{machine, percentile, print_table, rate};
 
@@ -29,19 +30,27 @@ pub struct Options {
     /// Records in the log; making a million of them takes a minute or two for each store
     #[arg(long, default_value_t = 1_000_000)]
     records: u64,
+    /// This store alone
+    #[arg(long)]
+    store: Option<Store>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { records: 1_000_000 }
+        Self { records: 1_000_000, store: None }
     }
 }
 
-/// Measures both stores and prints their tables.
+/// Measures the stores and prints their tables.
 pub async fn run(options: &Options) -> Result<()> {
     ensure!(options.records > 1, "--records has to be above 1");
-    sled::run(options.records).await?;
-    jetstream::run(options.records).await
+    if Store::Sled.is_wanted(options.store) {
+        sled::run(options.records).await?;
+    }
+    if Store::Jetstream.is_wanted(options.store) {
+        jetstream::run(options.records).await?;
+    }
+    Ok(())
 }
 
 /// What was measured over one store.

@@ -1,6 +1,7 @@
 //! Appending to JetStream, beside plain publishes of the same bytes with the same expectations, to the same server, which syncs every
 //! message before it answers (`sync_interval: always`).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -8,13 +9,15 @@ use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
-use futures_util::future::try_join_all;
 use omnirun_events::{Entry, Sequence};
 use omnirun_jetstream::connect::connect;
 use omnirun_jetstream::{JetStreamLog, Options, Replicas, apply_streams};
 use omnirun_test_support::NatsServer;
+use tokio::task::JoinSet;
 
-use super::{EACH, ROUNDS, SEQUENTIAL, TURN, WRITERS, print_many, print_sequential, ready_made, write};
+use super::{
+    EACH, ROUNDS, SEQUENTIAL, TURN, WRITERS, print_many, print_sequential, ready_made, write, write_many,
+};
 use crate::bench::history::{Chain, Keys, sandbox_subject};
 use crate::bench::numbers::rate;
 
@@ -41,34 +44,30 @@ pub async fn run() -> Result<()> {
 
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
-        rounds.push((raw_writers(&plain, round).await?, log_writers(&log, &keys, round).await?));
+        rounds.push((raw_writers(&plain, round).await?, write_many(Arc::new(log.clone()), round).await?));
     }
     print_many("JetStream", "raw publishes, a task each", &rounds, None);
     Ok(())
 }
 
-async fn log_writers(log: &JetStreamLog, keys: &Keys, round: usize) -> Result<f64> {
-    let began = Instant::now();
-    let writers = (0..WRITERS).map(async |writer| {
-        let mut chain = Chain::new(sandbox_subject(1 + round as u64, writer as u64));
-        write(log, keys, &mut chain, EACH).await
-    });
-    try_join_all(writers).await?;
-    Ok(rate((WRITERS * EACH) as u64, began.elapsed()))
-}
-
 async fn raw_writers(plain: &Context, round: usize) -> Result<f64> {
     let number = |writer: usize| (1 + round * WRITERS + writer) as u64;
     let ready: Result<Vec<_>> = (0..WRITERS).map(|writer| ready_made(number(writer), EACH)).collect();
+    let (ready, mut writers) = (ready?, JoinSet::new());
     let began = Instant::now();
-    let writers = ready?.into_iter().map(async |records| {
-        let mut last = Sequence::NONE;
-        for record in &records {
-            publish(plain, record, &mut last).await?;
-        }
-        anyhow::Ok(())
-    });
-    try_join_all(writers).await?;
+    for records in ready {
+        let plain = plain.clone();
+        writers.spawn(async move {
+            let mut last = Sequence::NONE;
+            for record in &records {
+                publish(&plain, record, &mut last).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(written) = writers.join_next().await {
+        written??;
+    }
     Ok(rate((WRITERS * EACH) as u64, began.elapsed()))
 }
 

@@ -7,18 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use futures_util::future::try_join_all;
 use omnirun_events::{Entry, Log};
 use omnirun_sled::{Options, SledLog};
 
-use super::{EACH, ROUNDS, SEQUENTIAL, TURN, WRITERS, print_many, print_sequential, ready_made, write};
+use super::{
+    EACH, ROUNDS, SEQUENTIAL, TURN, WRITERS, print_many, print_sequential, ready_made, write, write_many,
+};
 use crate::bench::history::{Chain, Keys, sandbox_subject};
 use crate::bench::numbers::rate;
 
 pub async fn run() -> Result<()> {
     let (raw_dir, log_dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let raw = Arc::new(Raw::open(raw_dir.path())?);
-    let log = SledLog::open(log_dir.path(), Options::default())?;
+    let log = Arc::new(SledLog::open(log_dir.path(), Options::default())?);
     let keys = Keys::fixed();
 
     let (mut raw_times, mut log_times) = (Vec::new(), Vec::new());
@@ -28,28 +29,18 @@ pub async fn run() -> Result<()> {
         for record in turn {
             raw_times.push(raw.append(record)?);
         }
-        log_times.extend(write(&log, &keys, &mut chain, turn.len()).await?);
+        log_times.extend(write(&*log, &keys, &mut chain, turn.len()).await?);
     }
     let syncs = (raw.syncs(), log.sync_counts(Log::Events).data);
     print_sequential("sled", &mut raw_times, &mut log_times, Some(syncs));
 
     let mut rounds = Vec::new();
     for round in 0..ROUNDS {
-        rounds.push((raw_writers(&raw, round)?, log_writers(&log, &keys, round).await?));
+        rounds.push((raw_writers(&raw, round)?, write_many(log.clone(), round).await?));
     }
     let many = (raw.syncs() - syncs.0, log.sync_counts(Log::Events).data - syncs.1);
     print_many("sled", "raw sled, a thread each", &rounds, Some(many));
     Ok(())
-}
-
-async fn log_writers(log: &SledLog, keys: &Keys, round: usize) -> Result<f64> {
-    let began = Instant::now();
-    let writers = (0..WRITERS).map(async |writer| {
-        let mut chain = Chain::new(sandbox_subject(1 + round as u64, writer as u64));
-        write(log, keys, &mut chain, EACH).await
-    });
-    try_join_all(writers).await?;
-    Ok(rate((WRITERS * EACH) as u64, began.elapsed()))
 }
 
 fn raw_writers(raw: &Arc<Raw>, round: usize) -> Result<f64> {
