@@ -1,12 +1,18 @@
 //! The life of the owner process: start, wait for whatever ends the guest, tear down, leave the numbers.
 
 use std::{
-    fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path, process::ExitCode, sync::Arc, time::Duration,
+    fs, io,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
 use omnirun_vmm_api::{
     Stats, UnixMillis,
-    owner::{EndReason, FINAL, Final, Stage},
+    owner::{EndReason, FINAL, Final, SOCKET, Stage},
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::{
@@ -20,7 +26,7 @@ use crate::{
     serve, start,
 };
 
-/// The wall clock may be set while we wait for a time, so it is looked at again at least this often.
+/// The wall clock may be set while we wait for a time, so it is looked at again at least this often; so is the socket.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
 /// After the teardown, time for the answers to those who asked for it.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -85,6 +91,7 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
         Some(ending) = endings.recv() => ending,
         () = guest_ended(owner) => by_itself(EndReason::GuestExited),
         () = time_is_up(owner.end.subscribe()) => by_itself(EndReason::EndTime),
+        () = out_of_reach(owner.spec.state_dir.join(SOCKET)) => by_itself(EndReason::HostStopped),
         () = agent_lost(owner, hung_up) => by_itself(EndReason::AgentLost),
         _ = terminate.recv() => by_itself(EndReason::HostStopped),
     }
@@ -110,6 +117,14 @@ async fn agent_lost(owner: &Owner, hung_up: oneshot::Receiver<()>) {
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// Waits until somebody has removed the socket, as with the host's whole data. No worker can find the guest then, and one that waits in
+/// a pool has no end time: it would stay for good.
+async fn out_of_reach(socket: PathBuf) {
+    while socket.symlink_metadata().is_ok() {
+        tokio::time::sleep(CLOCK_LOOK).await;
+    }
 }
 
 async fn time_is_up(mut end: watch::Receiver<Option<UnixMillis>>) {

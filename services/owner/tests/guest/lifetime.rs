@@ -66,6 +66,15 @@ async fn a_guest_that_shuts_itself_down_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_nobody_can_find_any_more_ends() {
+    let mut owner = start(|_| ()).await;
+    let monitor = owner.status().await.monitor_pid.expect("QEMU is a process");
+    fs::remove_dir_all(&owner.state).expect("it is ours");
+    until(|| !is_alive(monitor)).await;
+    assert!(owner.process.wait().expect("it is our child").success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_is_ended_while_it_starts_leaves_only_its_numbers() {
     let mut owner = begin(|_| ()).await;
     let told: Final = owner.ask("POST", "/owner/kill", &json!({"reason": "not_needed"})).await;
