@@ -12,6 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use omnirun_vmm::{kvm::Kvm, store::Template};
 use omnirun_vmm_api::{Guest, ImageFiles, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use crate::owner::STORE;
 
 /// The initramfs whose process 1 does nothing but say that it runs.
@@ -19,7 +21,10 @@ const BENCH_INITRAMFS: &str = "/bench/initramfs.cpio";
 /// Mappings of at least this size are the guest's memory, not the monitor's.
 const GUEST_MAPPING_KIB: u64 = 64 << 10;
 
-/// Runs one of the modes: `init FIFO`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`.
+/// The one whose process 1 is hostile.
+const HOSTILE_INITRAMFS: &str = "/bench/hostile.cpio";
+
+/// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`.
 pub fn run(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let kvm = Kvm::find()?;
@@ -29,6 +34,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
             files.initramfs = BENCH_INITRAMFS.into();
             let mut guest = kvm.with_console(fifo.into()).start(&spec(files, MemoryMib(128)))?;
             hold(&mut *guest)
+        }
+        ["hostile"] => {
+            let mut files = files()?;
+            files.initramfs = HOSTILE_INITRAMFS.into();
+            let guest = kvm.start(&spec(files, MemoryMib(128)))?;
+            let limit = rustix::time::Timespec { tv_sec: 200, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&guest.ended()?, PollFlags::IN)], Some(&limit))?;
+            say(&guest.why_ended().unwrap_or_default())
         }
         ["snapshot", directory, memory] => snapshot(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
         ["restore", directory, memory] => restore(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),

@@ -2,11 +2,13 @@
 //! `/dev/kvm` that works. `cargo x lab` starts that machine and reads what is printed here on its serial port.
 //!
 //! Reading order: [`init`], then [`cases`] and what they use: [`owner`] (an owner process and its guest). [`bench`] measures,
-//! with [`bare`] as the program that it starts.
+//! with [`bare`] as the program that it starts; [`hostile`] is a guest that breaks
+//! the rules.
 
 mod bare;
 mod bench;
 mod cases;
+mod hostile;
 mod init;
 mod owner;
 

@@ -29,7 +29,8 @@ pub fn make(root: &Path) -> Result<PathBuf> {
     archive.directory("images/templates")?;
     archive.directory("images/templates/base")?;
     archive.file("init", &built.join("omnirun-lab"))?;
-    archive.file("bench/initramfs.cpio", &make_bench(&place, &built)?)?;
+    archive.file("bench/initramfs.cpio", &make_small(&place.join("bench.cpio"), &built, None)?)?;
+    archive.file("bench/hostile.cpio", &make_small(&place.join("hostile.cpio"), &built, Some("hostile"))?)?;
     archive.file("omnirun-owner", &built.join("omnirun-owner"))?;
     let modules = root.join(".data/lab/modules");
     for entry in fs::read_dir(&modules).context("no modules: use scripts/kvm-lab")? {
@@ -45,13 +46,14 @@ pub fn make(root: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The initramfs of the guest whose start is measured: the same program, which finds no images there.
-fn make_bench(place: &Path, built: &Path) -> Result<PathBuf> {
-    let path = place.join("bench.cpio");
-    let mut archive = Archive::new(BufWriter::new(fs::File::create(&path)?));
+/// An initramfs of a guest that is not booted for an agent: the same program, which finds no images there, and a
+/// directory that tells it what it is for.
+fn make_small(path: &Path, built: &Path, mark: Option<&str>) -> Result<PathBuf> {
+    let mut archive = Archive::new(BufWriter::new(fs::File::create(path)?));
     archive.file("init", &built.join("omnirun-lab"))?;
+    mark.map_or(Ok(()), |mark| archive.directory(mark))?;
     archive.finish()?;
-    Ok(path)
+    Ok(path.to_owned())
 }
 
 /// The digest of the kernel that the guests boot, and the lab too.

@@ -254,8 +254,14 @@ impl Bus {
         let mut device = locked(&self.console);
         device.load(console, ram).map_err(fault("console"))?;
         // The host is there again: the guest is told as soon as it runs.
-        let progress = device.serve(ram, |console, queues, ram| console.pump(queues, ram))?;
-        self.interrupt(CONSOLE, progress);
+        device.serve(ram, |console, queues, ram| console.pump(queues, ram))?;
+        // KVM raises interrupts by and by, so one may have been on its way when the snapshot was taken. One too many does
+        // no harm.
+        let pending =
+            [locked(&self.block).is_pending(), device.is_pending(), locked(&self.entropy).is_pending()];
+        for (device, _) in (0..).zip(pending).filter(|(_, is_pending)| *is_pending) {
+            self.interrupt(device, Progress::Used);
+        }
         Ok(())
     }
 }

@@ -173,8 +173,9 @@ impl Mapping {
                 None => mmap_anonymous(at, length, PROTECTION, fixed)?,
             };
         }
-        // Both are wishes: a kernel without them runs guests as well.
-        for advice in [Advice::LinuxDontDump, Advice::LinuxHugepage] {
+        // Wishes: a kernel without them runs guests as well. Pages of a file are as large as they are in the page cache.
+        let advices = [Some(Advice::LinuxDontDump), file.is_none().then_some(Advice::LinuxHugepage)];
+        for advice in advices.into_iter().flatten() {
             // SAFETY: neither changes what the memory holds.
             let _ = unsafe { madvise(at, length, advice) };
         }

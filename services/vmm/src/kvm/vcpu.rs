@@ -7,6 +7,7 @@ pub mod state;
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     ptr::NonNull,
     sync::{
         Arc,
@@ -84,7 +85,11 @@ pub fn start(
     let thread = std::thread::Builder::new()
         .name(format!("vcpu-{index}"))
         .spawn(move || {
-            live(&mut vcpu, leave, &told, &bus, &ended);
+            // Unwinding would take the processor away from `leave`.
+            let lived = AssertUnwindSafe(|| live(&mut vcpu, leave, &told, &bus, &ended));
+            if catch_unwind(lived).is_err() {
+                ended.note(End::Kvm("a processor's thread panicked".to_owned()));
+            }
             vcpu
         })
         .map_err(failed("start a thread"))?;

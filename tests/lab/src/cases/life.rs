@@ -53,6 +53,20 @@ pub fn sees_its_memory_around_the_devices() -> Result<String> {
     })
 }
 
+/// The entropy device works, and its bytes are not the same twice.
+pub fn draws_entropy_from_the_host() -> Result<String> {
+    owner::block_on(async {
+        let mut owner = Owner::start("entropy", |_| ()).await?;
+        owner.claim("sandbox").await?;
+        let script = "cat /sys/class/misc/hw_random/rng_current; for i in 1 2; do head -c 4096 /dev/hwrng | sha256sum; done";
+        let said = owner.run_as("root", script).await?;
+        let lines: Vec<_> = said.lines().collect();
+        ensure!(lines.len() == 3 && lines[0].starts_with("virtio_rng") && lines[1] != lines[2], "{said:?}");
+        owner.kill().await?;
+        Ok(lines[0].to_owned())
+    })
+}
+
 /// Bytes in both directions, more than any queue or buffer holds.
 pub fn moves_megabytes_over_the_port() -> Result<String> {
     owner::block_on(async {
@@ -111,6 +125,15 @@ pub fn a_boot_can_be_killed_at_any_moment() -> Result<String> {
         }
         Ok(format!("five kills, the slowest {} ms", slowest.as_millis()))
     })
+}
+
+/// The monitor says which rule, and its process goes on to say it.
+pub fn breaks_the_rules_and_ends() -> Result<String> {
+    let done = std::process::Command::new("/init").args(["bare", "hostile"]).output()?;
+    let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+    let expected = "the guest broke the rules of its block device: a queue that does not exist";
+    ensure!(done.status.success() && said == expected, "{said:?} {}", String::from_utf8_lossy(&done.stderr));
+    Ok(said)
 }
 
 /// A guest that stops its machine is seen to have ended.

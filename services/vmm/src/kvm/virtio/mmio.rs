@@ -227,6 +227,11 @@ impl<D: Device> Mmio<D> {
         Ok(self.note(progress))
     }
 
+    /// Whether the guest has been sent an interrupt that it has not acknowledged.
+    pub fn is_pending(&self) -> bool {
+        self.state.interrupts != 0
+    }
+
     /// The device's state; nothing may touch it meanwhile.
     pub fn save(&self) -> Result<Saved, &'static str> {
         let saved = |queue: &Queue| SavedQueue {
