@@ -12,6 +12,8 @@ pub mod acpi;
 
 pub mod boot;
 
+mod mapped;
+
 pub mod cpuid;
 
 pub mod virtio;

@@ -20,6 +20,8 @@ use crate::{
 
 const RUNS: usize = 3;
 const CLONES: usize = 8;
+/// Mappings of at least this size are the guest's memory, not the monitor's.
+const GUEST_MAPPING_KIB: u64 = 64 << 10;
 const SMALL: &str = "/tmp/snapshot-128";
 const LARGE: &str = "/tmp/snapshot-2048";
 
@@ -71,8 +73,7 @@ impl Drop for Bare {
 impl Bare {
     fn start(arguments: &[&str]) -> Result<Self> {
         let started = Instant::now();
-        let mut process = Command::new("/init")
-            .arg("bare")
+        let mut process = Command::new("/omnirun-bare")
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -95,8 +96,8 @@ impl Bare {
 
     /// KiB of the monitor beyond its guest's memory; ends it.
     fn end(mut self) -> Result<f64> {
+        let rss = monitor_rss_kib(self.process.id())? as f64;
         self.go_on()?;
-        let rss = self.hear("rss")?.parse()?;
         ensure!(self.process.wait()?.success(), "the monitor ended badly");
         Ok(rss)
     }
@@ -125,6 +126,8 @@ fn to_first_answer(from: StartFrom, name: &str) -> Result<()> {
         let mut owner = Owner::start("bench", |spec| spec.start_from = from).await?;
         let answered = owner.status().await?.answered_after_ms.unwrap_or_default();
         tell(&format!("{name}: owner start to agent's first answer, ms"), answered.0 as f64);
+        let rss = monitor_rss_kib(owner.process.id())?;
+        tell(&format!("{name}: owner process beside guest memory, KiB"), rss as f64);
         owner.kill().await?;
         Ok(())
     })
@@ -182,6 +185,23 @@ fn clones() -> Result<()> {
         tell("8 clones: monitor beside guest memory, KiB", bare.end()?);
     }
     Ok(())
+}
+
+/// What a process has in memory, but its guest's memory: proc(5), /proc/PID/smaps.
+fn monitor_rss_kib(process: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps"))?;
+    let (mut size, mut total) = (0, 0);
+    for line in text.lines() {
+        let value = |name: &str| {
+            let rest = line.strip_prefix(name)?.trim().strip_suffix(" kB")?;
+            rest.parse::<u64>().ok()
+        };
+        size = value("Size:").unwrap_or(size);
+        if let Some(resident) = value("Rss:").filter(|_| size < GUEST_MAPPING_KIB) {
+            total += resident;
+        }
+    }
+    Ok(total)
 }
 
 fn available_kib() -> Result<u64> {

@@ -2,10 +2,9 @@
 //! `/dev/kvm` that works. `cargo x lab` starts that machine and reads what is printed here on its serial port.
 //!
 //! Reading order: [`init`], then [`cases`] and what they use: [`owner`] (an owner process and its guest). [`bench`] measures,
-//! with [`bare`] as the program that it starts; [`hostile`] is a guest that breaks
+//! with `omnirun-bare` as the program that it starts; [`hostile`] is a guest that breaks
 //! the rules.
 
-mod bare;
 mod bench;
 mod cases;
 mod hostile;
@@ -17,18 +16,6 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         init::run();
-    }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((mode, rest)) = arguments.split_first()
-        && mode == "bare"
-    {
-        return match bare::run(rest) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("omnirun-lab: {error:#}");
-                ExitCode::FAILURE
-            }
-        };
     }
     eprintln!("omnirun-lab: runs as process 1 of the lab; start it with scripts/kvm-lab");
     ExitCode::from(2)

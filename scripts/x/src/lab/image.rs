@@ -31,6 +31,7 @@ pub fn make(root: &Path) -> Result<PathBuf> {
     archive.file("init", &built.join("omnirun-lab"))?;
     archive.file("bench/initramfs.cpio", &make_small(&place.join("bench.cpio"), &built, None)?)?;
     archive.file("bench/hostile.cpio", &make_small(&place.join("hostile.cpio"), &built, Some("hostile"))?)?;
+    archive.file("omnirun-bare", &built.join("omnirun-bare"))?;
     archive.file("omnirun-owner", &built.join("omnirun-owner"))?;
     let modules = root.join(".data/lab/modules");
     for entry in fs::read_dir(&modules).context("no modules: use scripts/kvm-lab")? {

@@ -10,7 +10,7 @@ use linux_loader::loader::{KernelLoader, elf::Elf};
 use omnirun_vmm_api::{ImageFiles, MemoryMib, MonitorError};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{acpi, acpi::Announced, layout, memory};
+use super::{acpi, acpi::Announced, layout, mapped::Mapped, memory};
 
 /// Kinds of memory in the kernel's map.
 const USABLE: u32 = 1;
@@ -47,8 +47,8 @@ struct Loaded {
 }
 
 fn load_kernel(ram: &memory::Ram, path: &Path) -> Result<Loaded, MonitorError> {
-    let mut file = open(path)?;
-    let loaded = Elf::load(ram, None, &mut file, Some(GuestAddress(layout::HIGH_MEMORY)));
+    let file = Mapped::new(&open(path)?).map_err(unreadable(path))?;
+    let loaded = Elf::load(ram, None, &mut io::Cursor::new(&*file), Some(GuestAddress(layout::HIGH_MEMORY)));
     let loaded = loaded.map_err(|error| {
         let reason = format!("it is no kernel that fits the guest's memory ({error}): {REMEDY}");
         MonitorError::BadFile { path: path.to_owned(), reason }
@@ -63,17 +63,16 @@ fn load_initramfs(
     kernel_end: u64,
     path: &Path,
 ) -> Result<(u32, u32), MonitorError> {
-    let mut file = open(path)?;
-    let length = file.metadata().map_err(unreadable(path))?.len();
+    let file = Mapped::new(&open(path)?).map_err(unreadable(path))?;
+    let length = file.len() as u64;
     let end = size.bytes().0.min(layout::LOW_MEMORY_END);
     let start = end.checked_sub(length).map(|start| start & !(layout::PAGE - 1));
     let Some(start) = start.filter(|start| *start > kernel_end) else { return Err(too_small(path)) };
-    let (Ok(start), Ok(length)) = (u32::try_from(start), u32::try_from(length)) else {
+    let (Ok(at), Ok(length)) = (u32::try_from(start), u32::try_from(length)) else {
         return Err(too_small(path));
     };
-    ram.read_exact_volatile_from(GuestAddress(start.into()), &mut file, length as usize)
-        .map_err(|error| unreadable(path)(io::Error::other(error.to_string())))?;
-    Ok((start, length))
+    ram.write_slice(&file, GuestAddress(start)).map_err(|_| too_small(path))?;
+    Ok((at, length))
 }
 
 /// Opens a file of the template.

@@ -16,6 +16,7 @@ use super::{
     failed, layout,
     memory::Memory,
     serial::SerialPort,
+    vcpu::STACK_BYTES,
     virtio::{
         Fault, Progress,
         block::Block,
@@ -283,6 +284,7 @@ pub fn start(bus: &Arc<Bus>, ended: &Arc<Ended>) -> Result<std::thread::JoinHand
     let (bus, ended) = (bus.clone(), ended.clone());
     std::thread::Builder::new()
         .name("devices".to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(move || bus.watch(&ended))
         .map_err(failed("start a thread"))
 }

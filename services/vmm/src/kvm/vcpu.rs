@@ -32,6 +32,9 @@ use state::VcpuState;
 /// How long a processor may take to stand still. It leaves the guest as soon as the signal reaches its thread.
 const ORDER_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// Stack of a thread. The default of 2 MiB may come as one large page, which is more than all the rest of the monitor.
+pub const STACK_BYTES: usize = 256 << 10;
+
 /// What a processor's thread is told.
 enum Order {
     Pause(SyncSender<()>),
@@ -84,6 +87,7 @@ pub fn start(
     let (bus, ended) = (bus.clone(), ended.clone());
     let thread = std::thread::Builder::new()
         .name(format!("vcpu-{index}"))
+        .stack_size(STACK_BYTES)
         .spawn(move || {
             // Unwinding would take the processor away from `leave`.
             let lived = AssertUnwindSafe(|| live(&mut vcpu, leave, &told, &bus, &ended));

@@ -102,6 +102,7 @@ impl Chain {
     }
 }
 
+/// Also what the tests of the devices make their queues with.
 #[cfg(test)]
 pub mod tests {
     use proptest::prelude::*;

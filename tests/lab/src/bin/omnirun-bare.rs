@@ -14,18 +14,17 @@ use omnirun_vmm_api::{Guest, ImageFiles, MemoryMib, Monitor, Purpose, SnapshotFi
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::owner::STORE;
-
+/// The template store in the initramfs.
+const STORE: &str = "/images";
 /// The initramfs whose process 1 does nothing but say that it runs.
 const BENCH_INITRAMFS: &str = "/bench/initramfs.cpio";
-/// Mappings of at least this size are the guest's memory, not the monitor's.
-const GUEST_MAPPING_KIB: u64 = 64 << 10;
 
 /// The one whose process 1 is hostile.
 const HOSTILE_INITRAMFS: &str = "/bench/hostile.cpio";
 
 /// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`.
-pub fn run(arguments: &[String]) -> Result<()> {
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let kvm = Kvm::find()?;
     match words[..] {
@@ -73,10 +72,9 @@ fn wait() -> Result<()> {
     io::stdin().read_exact(&mut [0]).context("nobody says how to go on")
 }
 
-/// Says what the monitor takes, then waits to be told to end.
+/// Waits to be told to end.
 fn hold(guest: &mut dyn Guest) -> Result<()> {
     wait()?;
-    say(&format!("rss {}", monitor_rss_kib()?))?;
     guest.kill()?;
     Ok(())
 }
@@ -110,21 +108,4 @@ fn restore(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
     let mut guest = kvm.restore(&spec(files, memory), snapshot)?;
     say("resumed")?;
     hold(&mut *guest)
-}
-
-/// What this process has in memory, but its guest's memory: proc(5), /proc/PID/smaps.
-fn monitor_rss_kib() -> Result<u64> {
-    let text = fs::read_to_string("/proc/self/smaps")?;
-    let (mut size, mut total) = (0, 0);
-    for line in text.lines() {
-        let value = |name: &str| {
-            let rest = line.strip_prefix(name)?.trim().strip_suffix(" kB")?;
-            rest.parse::<u64>().ok()
-        };
-        size = value("Size:").unwrap_or(size);
-        if let Some(resident) = value("Rss:").filter(|_| size < GUEST_MAPPING_KIB) {
-            total += resident;
-        }
-    }
-    Ok(total)
 }
