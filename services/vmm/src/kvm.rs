@@ -94,9 +94,32 @@ impl Kvm {
         Ok(())
     }
 
+    fn take_spare(&self) -> Option<VmFd> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn machine(&self) -> Result<VmFd, MonitorError> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        spare.map_or_else(|| machine::create(&self.device), Ok)
+        self.take_spare().map_or_else(|| machine::create(&self.device), Ok)
+    }
+
+    /// Makes a machine while something is done that takes long: the host's kernel spends most of that time waiting.
+    fn machine_beside<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, MonitorError>,
+    ) -> Result<(VmFd, T), MonitorError> {
+        if let Some(spare) = self.take_spare() {
+            return Ok((spare, work()?));
+        }
+        std::thread::scope(|scope| {
+            let making = std::thread::Builder::new()
+                .name("machine".to_owned())
+                .stack_size(vcpu::STACK_BYTES)
+                .spawn_scoped(scope, || machine::create(&self.device))
+                .map_err(failed("start a thread for"))?;
+            let done = work();
+            let machine = making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok((machine, done?))
+        })
     }
 }
 

@@ -77,7 +77,7 @@ fn check_shape(vcpus: Vcpus, memory: MemoryMib) -> Result<(), MonitorError> {
     Err(MonitorError::Refused { command: "start", reason })
 }
 
-fn assemble(kvm: &Kvm, spec: &VmSpec, memory: Memory) -> Result<Parts, MonitorError> {
+fn assemble(kvm: &Kvm, spec: &VmSpec, vm: VmFd, memory: Memory) -> Result<Parts, MonitorError> {
     let block = Block::open(&spec.files.root)?;
     let (port, ours) = UnixStream::pair().map_err(failed("make a port for"))?;
     let console = Console::new(ours).map_err(failed("make a port for"))?;
@@ -87,7 +87,6 @@ fn assemble(kvm: &Kvm, spec: &VmSpec, memory: Memory) -> Result<Parts, MonitorEr
         let file = std::fs::File::create(path).map_err(bad)?;
         SerialPort::new(Sink { file, left: CONSOLE_MAX })
     });
-    let vm = kvm.machine()?;
     machine::add_memory(&vm, &memory, spec.memory)?;
     let bus = Arc::new(Bus::new(&vm, memory.clone(), block, console, serial.transpose()?)?);
     let supported = kvm.device.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
@@ -117,11 +116,14 @@ impl KvmGuest {
             Some(_) => (Serial::Present, CONSOLE),
             None => (Serial::Absent, NO_CONSOLE),
         };
-        let memory = Memory::empty(spec.memory)?;
         let announced = Announced { vcpus: spec.vcpus, devices: bus::DEVICES, serial };
         let command_line = format!("{COMMAND_LINE} {console}");
-        let entry = boot::load(memory.ram(), spec.memory, &spec.files, &command_line, announced)?;
-        let parts = assemble(kvm, spec, memory)?;
+        let (vm, (memory, entry)) = kvm.machine_beside(|| {
+            let memory = Memory::empty(spec.memory)?;
+            let entry = boot::load(memory.ram(), spec.memory, &spec.files, &command_line, announced)?;
+            Ok((memory, entry))
+        })?;
+        let parts = assemble(kvm, spec, vm, memory)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
         for (id, vcpu) in (0..).zip(&vcpus) {
             let entries = cpuid::for_vcpu(&parts.supported, id, spec.vcpus);
@@ -135,7 +137,7 @@ impl KvmGuest {
         check_shape(spec.vcpus, spec.memory)?;
         let state = snapshot::read(files, spec)?;
         let memory = Memory::of_file(spec.memory, &files.memory)?;
-        let parts = assemble(kvm, spec, memory)?;
+        let parts = assemble(kvm, spec, kvm.machine()?, memory)?;
         snapshot::check_processor(&state, &cpuid::fingerprint(&parts.supported), files)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
         for (vcpu, saved) in vcpus.iter().zip(&state.processors) {

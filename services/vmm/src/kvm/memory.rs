@@ -21,7 +21,7 @@ use super::{failed, layout};
 /// A large page.
 const LARGE: usize = 2 << 20;
 const PAGE: usize = layout::PAGE as usize;
-/// Bytes that are looked at together for being zero.
+/// Bytes of a page that are looked at first for being zero.
 const BLOCK: usize = 256;
 
 /// The guest's memory as devices use it: every access is checked against its ranges.
@@ -143,10 +143,7 @@ impl Memory {
 
 /// Writes those of a part's pages that were touched and are not zero.
 fn save_part(file: &File, part: &[u8], at: usize, is_touched: &[bool]) -> io::Result<()> {
-    // Block by block: most pages that hold something show it in their first bytes.
-    let is_zero = |block: &[u8]| block.iter().fold(0, |all, byte| all | byte) == 0;
-    let is_used =
-        |(page, is_touched): &(&[u8], &bool)| **is_touched && !page.chunks_exact(BLOCK).all(is_zero);
+    let is_used = |(page, is_touched): &(&[u8], &bool)| **is_touched && !is_empty(page);
     let mut pages = part.chunks_exact(PAGE).zip(is_touched).peekable();
     let mut next = 0;
     while let Some(page) = pages.next() {
@@ -161,6 +158,31 @@ fn save_part(file: &File, part: &[u8], at: usize, is_touched: &[bool]) -> io::Re
         file.write_all_at(&part[first * PAGE..next * PAGE], (at + first * PAGE) as u64)?;
     }
     Ok(())
+}
+
+/// Whether a page is all zeros. Most that are not show it in their first bytes.
+fn is_empty(page: &[u8]) -> bool {
+    let (first, rest) = page.split_at(BLOCK.min(page.len()));
+    if !is_zero(first) {
+        return false;
+    }
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has it.
+        unsafe { is_zero_wide(rest) }
+    } else {
+        is_zero(rest)
+    }
+}
+
+#[inline]
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// The same by 32 bytes at a time.
+#[target_feature(enable = "avx2")]
+fn is_zero_wide(bytes: &[u8]) -> bool {
+    is_zero(bytes)
 }
 
 /// Which pages of anonymous memory hold anything: Linux' Documentation/admin-guide/mm/pagemap.rst, a word for each page of
@@ -233,6 +255,16 @@ mod tests {
         for last in [layout::LOW_MEMORY_END - 8, layout::FAR_MEMORY + (1 << 30) - 8] {
             memory.ram().write_obj(7_u64, GuestAddress(last)).expect("it is memory");
             assert!(memory.ram().write_obj(7_u64, GuestAddress(last + 1)).is_err(), "it ends there");
+        }
+    }
+
+    #[test]
+    fn one_byte_anywhere_makes_a_page_one_that_is_kept() {
+        assert!(is_empty(&[0; PAGE]));
+        for at in [0, BLOCK - 1, BLOCK, PAGE / 2 + 1, PAGE - 1] {
+            let mut page = [0; PAGE];
+            page[at] = 1;
+            assert!(!is_empty(&page) && !is_zero(&page), "{at}");
         }
     }
 
