@@ -70,11 +70,7 @@ pub fn unusable(files: &SnapshotFiles, name: &str, reason: &str) -> MonitorError
 pub fn write(state: &State, memory: &Memory, files: &SnapshotFiles) -> Result<(), MonitorError> {
     let disk = failed("write the snapshot of");
     memory.save(&files.memory).map_err(&disk)?;
-    let Bytes(end) = state.memory.bytes();
-    let mut trailer = [0; layout::PAGE as usize];
-    trailer[..16].copy_from_slice(TRAILER);
-    trailer[16..32].copy_from_slice(&state.id);
-    files.memory.write_all_at(&trailer, end).map_err(&disk)?;
+    mark_memory(&files.memory, state.memory, state.id).map_err(&disk)?;
     let bytes = codec::encode(state).map_err(|broken| disk(std::io::Error::other(broken)))?;
     (&files.state).write_all(&bytes).map_err(&disk)
 }
@@ -89,12 +85,20 @@ pub fn read(files: &SnapshotFiles, spec: &VmSpec) -> Result<State, MonitorError>
     if !is_of_shape || state.processors.len() != usize::from(spec.vcpus.0) {
         return Err(unusable(files, STATE, "it is of a guest with other processors or memory"));
     }
-    check_memory(&files.memory, &state).map_err(|reason| unusable(files, MEMORY, reason))?;
+    check_memory(&files.memory, state.memory, state.id).map_err(|reason| unusable(files, MEMORY, reason))?;
     Ok(state)
 }
 
-fn check_memory(file: &File, state: &State) -> Result<(), &'static str> {
-    let Bytes(end) = state.memory.bytes();
+fn mark_memory(file: &File, memory: MemoryMib, id: Id) -> std::io::Result<()> {
+    let Bytes(end) = memory.bytes();
+    let mut trailer = [0; layout::PAGE as usize];
+    trailer[..16].copy_from_slice(TRAILER);
+    trailer[16..32].copy_from_slice(&id);
+    file.write_all_at(&trailer, end)
+}
+
+fn check_memory(file: &File, memory: MemoryMib, id: Id) -> Result<(), &'static str> {
+    let Bytes(end) = memory.bytes();
     let length = file.metadata().map_err(|_| "it cannot be looked at")?.len();
     if length != end + layout::PAGE {
         return Err("it is cut short, or of another guest");
@@ -102,7 +106,7 @@ fn check_memory(file: &File, state: &State) -> Result<(), &'static str> {
     let mut trailer = [0; 32];
     file.read_exact_at(&mut trailer, end).map_err(|_| "its end cannot be read")?;
     match trailer.split_first_chunk() {
-        Some((TRAILER, id)) if id == state.id => Ok(()),
+        Some((TRAILER, found)) if found == id => Ok(()),
         Some((TRAILER, _)) => Err("it belongs to another state file"),
         _ => Err("it is of another version"),
     }
@@ -118,4 +122,28 @@ pub fn check_processor(state: &State, here: &[u32], files: &SnapshotFiles) -> Re
         STATE,
         "it was made on another processor, or under a kernel that offers other features",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_file_is_taken_only_whole_and_with_its_own_state() {
+        let size = MemoryMib(1);
+        let file = tempfile::tempfile().expect("a file for the test");
+        mark_memory(&file, size, [7; 16]).expect("there is room");
+        assert_eq!(check_memory(&file, size, [7; 16]), Ok(()));
+        assert_eq!(check_memory(&file, size, [8; 16]), Err("it belongs to another state file"));
+        assert_eq!(check_memory(&file, MemoryMib(2), [7; 16]), Err("it is cut short, or of another guest"));
+        file.write_all_at(b"OMNIRUN-MEMORY-2", 1 << 20).expect("there is room");
+        assert_eq!(check_memory(&file, size, [7; 16]), Err("it is of another version"));
+        file.set_len(1 << 20).expect("it is ours");
+        assert_eq!(check_memory(&file, size, [7; 16]), Err("it is cut short, or of another guest"));
+    }
+
+    #[test]
+    fn no_two_snapshots_have_one_id() {
+        assert_ne!(new_id(), new_id());
+    }
 }

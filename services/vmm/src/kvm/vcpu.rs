@@ -181,6 +181,8 @@ fn live(vcpu: &mut VcpuFd, leave: ImmediateExit, orders: &Receiver<Order>, bus: 
                 Order::Resume => stands_still = false,
                 Order::Pause(done) => {
                     stands_still = true;
+                    // So that the guest does not take the pause for a processor that hangs. Refused without its clock.
+                    let _ = vcpu.kvmclock_ctrl();
                     let _ = done.try_send(());
                 }
                 Order::Save(msrs, done) => drop(done.try_send(VcpuState::save(vcpu, &msrs).map(Box::new))),
