@@ -58,7 +58,8 @@ pub async fn live(owner: Arc<Owner>) -> ExitCode {
     }
     tokio::time::sleep(FAREWELL).await;
     server.abort();
-    ExitCode::SUCCESS
+    // What failed has been said on standard error.
+    if left.reason == EndReason::StartFailed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Starts the guest and waits for the first reason to end it.

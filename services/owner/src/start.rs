@@ -1,6 +1,6 @@
 //! Bringing the guest to life: restored from the template's snapshot, or booted, each with a limit.
 
-use std::{sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{io::Write, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use omnirun_vmm_api::{
     MonitorError, Purpose, SnapshotFiles, VmSpec,
@@ -112,9 +112,15 @@ async fn bring_up(owner: &Arc<Owner>, snapshot: Option<SnapshotFiles>) -> Result
     let outcome = agent.wait_alive(limit).await;
     if let Err(error) = outcome {
         owner.life().guest = None;
-        let _ =
-            tokio::task::spawn_blocking(move || guest.lock().unwrap_or_else(PoisonError::into_inner).kill())
-                .await;
+        let end = move || {
+            let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
+            let why = guest.why_ended();
+            let _ = guest.kill();
+            why
+        };
+        if let Ok(Some(why)) = tokio::task::spawn_blocking(end).await {
+            let _ = writeln!(std::io::stderr(), "omnirun vmm: {why}");
+        }
         return Err(error.into());
     }
     Ok(Alive { guest, agent, hung_up, from })

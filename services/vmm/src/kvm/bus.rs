@@ -198,7 +198,10 @@ impl Bus {
                 Mode::Paused => None,
                 Mode::Running => locked(&self.console).device().watch(),
             };
-            let mut fds = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
+            let mut fds = vec![
+                PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(ended.event(), PollFlags::IN),
+            ];
             if let Some((host, interest)) = &watched {
                 let mut flags = PollFlags::empty();
                 flags.set(PollFlags::IN, interest.input);
@@ -210,12 +213,16 @@ impl Bus {
             if fds[0].revents().contains(PollFlags::IN) {
                 let _ = rustix::io::read(&self.wake, &mut [0; 8]);
             }
-            let happened = fds.get(1).map_or(PollFlags::empty(), PollFd::revents);
+            if fds[1].revents().contains(PollFlags::IN) {
+                // Whoever waits for the guest at the other end of its port need not wait any longer.
+                locked(&self.console).device_mut().close();
+                return;
+            }
+            let happened = fds.get(2).map_or(PollFlags::empty(), PollFd::revents);
             if !happened.is_empty()
                 && let Err(fault) = self.host_changed(happened)
             {
                 ended.note(End::Fault(fault));
-                return;
             }
         }
     }

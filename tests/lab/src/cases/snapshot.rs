@@ -119,7 +119,8 @@ async fn refused(change: impl FnOnce(&mut OwnerSpec)) -> Result<String> {
         from_snapshot(spec);
     })
     .await?;
-    ensure!(owner.process.wait()?.success(), "the owner did not end by itself");
+    let status = owner.process.wait()?;
+    ensure!(status.code() == Some(1), "the owner ended with {status}");
     Ok(owner.complaints())
 }
 

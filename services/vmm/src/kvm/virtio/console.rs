@@ -84,6 +84,12 @@ impl Console {
         Ok(output.or(input).or(self.control.send(&mut queues[CONTROL_TO_GUEST], ram)?))
     }
 
+    /// The guest has gone: closes this end of the socket.
+    pub fn close(&mut self) {
+        self.host = None;
+        self.unsent = None;
+    }
+
     /// The host has gone: drops what it has not received, and tells the guest.
     pub fn hang_up(&mut self, queues: &mut [Queue], ram: &Ram) -> Result<Progress, &'static str> {
         self.drop_host();

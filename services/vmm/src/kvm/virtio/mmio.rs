@@ -215,6 +215,11 @@ impl<D: Device> Mmio<D> {
         &self.device
     }
 
+    /// The device itself, for what does not concern the guest.
+    pub fn device_mut(&mut self) -> &mut D {
+        &mut self.device
+    }
+
     /// Does something with the device because the host's side of it has changed.
     pub fn serve(
         &mut self,
