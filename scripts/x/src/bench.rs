@@ -4,7 +4,7 @@
 mod append;
 mod create;
 mod history;
-mod numbers;
+pub mod numbers;
 mod rebuild;
 
 use anyhow::Result;

@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod deps;
+mod lab;
 mod sabotage;
 mod tidy;
 
@@ -23,6 +24,8 @@ enum Chore {
     Demo,
     /// Compare what the crates depend on with docs/dependencies.md, in both directions
     Deps,
+    /// Run our own monitor in the KVM lab; `scripts/kvm-lab` fetches what it needs
+    Lab(lab::Lab),
     /// Read the source for what no compiler looks at
     Tidy,
     /// Break each promise's mechanism with its patch, and see its test fail
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let complaints = match Chore::parse() {
         Chore::Bench(options) => return bench::run(options).map(|()| ExitCode::SUCCESS),
         Chore::Demo => return demo::run().map(|()| ExitCode::SUCCESS),
+        Chore::Lab(options) => return lab::run(&root, &options).map(|()| ExitCode::SUCCESS),
         Chore::Deps => deps::complaints(&root)?,
         Chore::Tidy => tidy::complaints(&root)?,
         Chore::Sabotage { only } => return sabotage::run(&root, only.as_deref()),

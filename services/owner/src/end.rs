@@ -64,7 +64,8 @@ pub async fn live(owner: Arc<Owner>) -> ExitCode {
     }
     tokio::time::sleep(FAREWELL).await;
     server.abort();
-    ExitCode::SUCCESS
+    // What failed has been said on standard error.
+    if left.reason == EndReason::StartFailed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Starts the guest and waits for the first reason to end it.
@@ -98,6 +99,14 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
 }
 
 async fn guest_ended(owner: &Owner) {
+    wait_for_end(owner).await;
+    let why = owner.with_guest(|guest| Ok(guest.why_ended())).await;
+    if let Some(Ok(Some(why))) = why {
+        let _ = writeln!(io::stderr(), "omnirun vmm: {why}");
+    }
+}
+
+async fn wait_for_end(owner: &Owner) {
     let ended = owner.with_guest(|guest| guest.ended()).await;
     // A guest that cannot be watched counts as ended: it must not live without its end being seen.
     if let Some(Ok(fd)) = ended {

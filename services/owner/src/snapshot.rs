@@ -10,7 +10,7 @@ use std::{
 };
 
 use omnirun_vmm_api::{
-    Bytes, Purpose,
+    Bytes, Purpose, SnapshotFiles,
     owner::{Snapshotted, Stage},
 };
 
@@ -21,6 +21,8 @@ use crate::{
 
 /// The memory file in a snapshot's directory.
 const MEMORY: &str = "memory";
+/// Everything else of the guest, where the monitor keeps it apart.
+const STATE: &str = "state";
 /// What it was made of, for people and for `key`'s sake; its presence says that the snapshot is whole.
 const META: &str = "meta.json";
 /// After the port is closed: the guest notices, its agent ends the session and is idle. A few milliseconds are needed.
@@ -35,10 +37,12 @@ fn directory(owner: &Owner) -> Option<PathBuf> {
     Some(owner.template.snapshots().join(key(owner)?))
 }
 
-/// The memory of the snapshot that fits the spec, if there is one.
-pub fn open(owner: &Owner) -> Option<File> {
+/// The snapshot that fits the spec, if there is one.
+pub fn open(owner: &Owner) -> Option<SnapshotFiles> {
     let directory = directory(owner)?;
-    directory.join(META).is_file().then(|| File::open(directory.join(MEMORY)).ok())?
+    let file = |name| File::open(directory.join(name)).ok();
+    let (memory, state) = directory.join(META).is_file().then(|| Some((file(MEMORY)?, file(STATE)?)))??;
+    Some(SnapshotFiles { memory, state, directory })
 }
 
 /// Removes the snapshot that fits the spec.
@@ -86,14 +90,20 @@ async fn write(owner: &Owner, key: &str, temporary: PathBuf) -> Result<Snapshott
     fs::create_dir_all(owner.template.snapshots()).map_err(disk)?;
     fs::DirBuilder::new().mode(0o700).create(&temporary).map_err(disk)?;
     let memory = File::create_new(temporary.join(MEMORY)).map_err(disk)?;
-    let length = memory.try_clone().map_err(disk)?;
-    let done = owner.with_guest(move |guest| guest.snapshot(memory)).await;
+    let state = File::create_new(temporary.join(STATE)).map_err(disk)?;
+    let written = [memory.try_clone().map_err(disk)?, state.try_clone().map_err(disk)?];
+    let files = SnapshotFiles { memory, state, directory: temporary.clone() };
+    let done = owner.with_guest(move |guest| guest.snapshot(files)).await;
     match done {
         Some(Ok(())) => {}
-        _ => return Err(internal("the monitor could not take the snapshot")),
+        Some(Err(error)) => {
+            crate::complain(&error);
+            return Err(internal("the monitor could not take the snapshot"));
+        }
+        None => return Err(internal("the guest has ended")),
     }
-    length.sync_all().map_err(disk)?;
-    let bytes = Bytes(length.metadata().map_err(disk)?.len());
+    written.iter().try_for_each(File::sync_all).map_err(disk)?;
+    let bytes = Bytes(written[0].metadata().map_err(disk)?.len());
     let made = Snapshotted { key: key.to_owned(), bytes };
     let meta = serde_json::json!({ "key": key, "bytes": bytes, "template": owner.template.digests });
     fs::write(temporary.join(META), format!("{meta}\n")).map_err(disk)?;

@@ -1,9 +1,9 @@
 //! Bringing the guest to life: restored from the template's snapshot, or booted, each with a limit.
 
-use std::{fs::File, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{io::Write, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use omnirun_vmm_api::{
-    MonitorError, Purpose, VmSpec,
+    MonitorError, Purpose, SnapshotFiles, VmSpec,
     owner::{Stage, StartFrom},
 };
 use tokio::sync::oneshot;
@@ -60,7 +60,7 @@ async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
     let wish = if owner.spec.purpose == Purpose::Snapshot { StartFrom::Boot } else { owner.spec.start_from };
     if wish != StartFrom::Boot {
         match snapshot::open(owner) {
-            Some(memory) => match bring_up(owner, Some(memory)).await {
+            Some(files) => match bring_up(owner, Some(files)).await {
                 Ok(alive) => return Ok(alive),
                 Err(error) if wish == StartFrom::Snapshot => return Err(error),
                 // A snapshot that does not come to life is of no use to the next one either.
@@ -81,7 +81,7 @@ async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
 }
 
 /// Starts a guest once and waits for its agent. One that fails is killed when it is dropped.
-async fn bring_up(owner: &Arc<Owner>, memory: Option<File>) -> Result<Alive, StartError> {
+async fn bring_up(owner: &Arc<Owner>, snapshot: Option<SnapshotFiles>) -> Result<Alive, StartError> {
     let spec = VmSpec {
         files: owner.template.files.clone(),
         vcpus: owner.spec.vcpus,
@@ -89,15 +89,15 @@ async fn bring_up(owner: &Arc<Owner>, memory: Option<File>) -> Result<Alive, Sta
         state_dir: owner.spec.state_dir.clone(),
         purpose: owner.spec.purpose,
     };
-    let (from, limit) = match memory {
+    let (from, limit) = match snapshot {
         Some(_) => (StartFrom::Snapshot, RESTORED_WAIT_MAX),
         None => (StartFrom::Boot, owner.spec.boot_limit.duration()),
     };
     let permit = owner.starting.clone().acquire_owned().await.map_err(|_| StartError::Interrupted)?;
     let starter = owner.clone();
     let started = tokio::task::spawn_blocking(move || {
-        let mut guest = match memory {
-            Some(memory) => starter.monitor.restore(&spec, memory)?,
+        let mut guest = match snapshot {
+            Some(files) => starter.monitor.restore(&spec, files)?,
             None => starter.monitor.start(&spec)?,
         };
         let port = guest.take_port().expect("nobody has taken the port of a guest just started");
@@ -112,9 +112,15 @@ async fn bring_up(owner: &Arc<Owner>, memory: Option<File>) -> Result<Alive, Sta
     let outcome = agent.wait_alive(limit).await;
     if let Err(error) = outcome {
         owner.life().guest = None;
-        let _ =
-            tokio::task::spawn_blocking(move || guest.lock().unwrap_or_else(PoisonError::into_inner).kill())
-                .await;
+        let end = move || {
+            let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
+            let why = guest.why_ended();
+            let _ = guest.kill();
+            why
+        };
+        if let Ok(Some(why)) = tokio::task::spawn_blocking(end).await {
+            let _ = writeln!(std::io::stderr(), "omnirun vmm: {why}");
+        }
         return Err(error.into());
     }
     Ok(Alive { guest, agent, hung_up, from })

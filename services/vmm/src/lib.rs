@@ -1,12 +1,14 @@
-//! Monitors for virtual machines. Here is the one that runs QEMU as its child; an own one on KVM will stand beside it,
-//! behind the same trait. No async runtime, no message bus, no events.
+//! Monitors for virtual machines, behind one trait: one that runs QEMU as its child, and our own on KVM inside the
+//! calling process. No async runtime, no message bus, no events.
 //!
-//! Reading order: [`choose`], [`store`] (where a template's files are), then [`qemu`].
+//! Reading order: [`choose`], [`store`] (where a template's files are), then [`qemu`] and [`kvm`].
 
 mod choose;
 
 pub mod store;
 
 pub mod qemu;
+
+pub mod kvm;
 
 pub use choose::choose;

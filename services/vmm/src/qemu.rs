@@ -18,9 +18,9 @@ mod guest;
 
 mod tsc;
 
-use std::{fs, fs::File, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use omnirun_vmm_api::{Guest, Monitor, MonitorError, VmSpec};
+use omnirun_vmm_api::{Guest, Monitor, MonitorError, SnapshotFiles, VmSpec};
 
 use guest::QemuGuest;
 
@@ -54,7 +54,7 @@ impl Monitor for Qemu {
         Ok(Box::new(QemuGuest::start(spec, None)?))
     }
 
-    fn restore(&self, spec: &VmSpec, memory: File) -> Result<Box<dyn Guest>, MonitorError> {
-        Ok(Box::new(QemuGuest::start(spec, Some(memory))?))
+    fn restore(&self, spec: &VmSpec, files: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError> {
+        Ok(Box::new(QemuGuest::start(spec, Some(files.memory))?))
     }
 }

@@ -1,7 +1,7 @@
 //! The template store, as `scripts/guest-image` makes it: where a template's files and snapshots are.
 //!
 //! ```text
-//! kernel/vmlinux   initramfs.cpio   templates/<name>/{root.sqfs,template.json,snapshot/<key>/{memory,meta.json}}
+//! kernel/vmlinux   initramfs.cpio   templates/<name>/{root.sqfs,template.json,snapshot/<key>/{memory,state,meta.json}}
 //! ```
 
 use std::{

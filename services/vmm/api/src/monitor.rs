@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
+    path::PathBuf,
 };
 
 use crate::{Bytes, Millis, VmSpec};
@@ -19,7 +20,18 @@ pub trait Monitor: Send + Sync {
 
     /// Restores a guest from a snapshot that a guest with the same files and shape made; it runs when this returns.
     /// Its clock, entropy and ids are those of the snapshot until it has been personalised.
-    fn restore(&self, spec: &VmSpec, memory: File) -> Result<Box<dyn Guest>, MonitorError>;
+    fn restore(&self, spec: &VmSpec, files: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError>;
+}
+
+/// The two open files of a snapshot. A monitor that keeps everything in one leaves the other empty.
+#[derive(Debug)]
+pub struct SnapshotFiles {
+    /// The guest's memory. It must not change while a guest that was restored from it lives.
+    pub memory: File,
+    /// Everything else.
+    pub state: File,
+    /// The directory that they are in, for messages.
+    pub directory: PathBuf,
 }
 
 /// One guest. Dropping it kills it, so that no guest outlives its owner.
@@ -31,6 +43,11 @@ pub trait Guest: Send {
     /// A descriptor that becomes readable when the guest has ended, for whatever reason.
     fn ended(&self) -> Result<OwnedFd, MonitorError>;
 
+    /// Why the guest has ended, in a sentence, where the monitor knows; it names nothing of what ran in it.
+    fn why_ended(&self) -> Option<String> {
+        None
+    }
+
     /// Process id of the monitor where it is a process of its own.
     fn process_id(&self) -> Option<u32>;
 
@@ -40,9 +57,9 @@ pub trait Guest: Send {
     /// Lets the vCPUs run again. Twice is once.
     fn resume(&mut self) -> Result<(), MonitorError>;
 
-    /// Pauses and writes the whole state into an empty file. The guest stays paused. Only a guest started for
+    /// Pauses and writes the whole state into empty files. The guest stays paused. Only a guest started for
     /// [`crate::Purpose::Snapshot`] may.
-    fn snapshot(&mut self, memory: File) -> Result<(), MonitorError>;
+    fn snapshot(&mut self, files: SnapshotFiles) -> Result<(), MonitorError>;
 
     /// What it has used since it was started. After its end: in all.
     fn stats(&mut self) -> Result<Stats, MonitorError>;
@@ -109,6 +126,23 @@ pub enum MonitorError {
         command: &'static str,
         /// Its own words.
         reason: String,
+    },
+    /// A file cannot be used: it is missing, of another kind, too large, or damaged.
+    #[error("cannot use {path}: {reason}")]
+    BadFile {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The host's kernel refused a step of the monitor that runs inside the owner process.
+    #[error("cannot {step} the guest")]
+    Kvm {
+        /// What was done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
     },
     /// The monitor's process could not be watched, counted or waited for.
     #[error("cannot {what} the monitor's process")]

@@ -15,7 +15,7 @@ pub enum MonitorChoice {
     Auto,
     /// QEMU's microvm machine.
     Qemu,
-    /// Our own on KVM. Refused where this build has none.
+    /// Our own on KVM. Refused where the host has no KVM.
     Kvm,
 }
 

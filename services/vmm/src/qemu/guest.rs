@@ -6,7 +6,7 @@ use std::{
     sync::mpsc,
 };
 
-use omnirun_vmm_api::{Guest, MonitorError, Purpose, Stats, VmSpec};
+use omnirun_vmm_api::{Guest, MonitorError, Purpose, SnapshotFiles, Stats, VmSpec};
 use serde_json::Value;
 
 use super::{
@@ -81,13 +81,13 @@ impl Guest for QemuGuest {
         self.qmp.tell("cont", Value::Null).map(|_| ())
     }
 
-    fn snapshot(&mut self, memory: File) -> Result<(), MonitorError> {
+    fn snapshot(&mut self, files: SnapshotFiles) -> Result<(), MonitorError> {
         if self.purpose != Purpose::Snapshot {
             let reason = "it was not started for a snapshot".to_owned();
             return Err(MonitorError::Refused { command: "snapshot", reason });
         }
         self.pause()?;
-        self.qmp.give("memory", &memory)?;
+        self.qmp.give("memory", &files.memory)?;
         self.qmp.migrate_to("memory")
     }
 

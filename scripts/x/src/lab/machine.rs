@@ -1,0 +1,133 @@
+//! One boot of the lab's machine: started, listened to, ended in time; started once more if it does not come up.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How time passes in the lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// As on the host.
+    Host,
+    /// A nanosecond for each instruction: the same work takes the same time on every host.
+    Instructions,
+}
+
+/// A machine to run.
+pub struct Machine<'a> {
+    pub root: &'a Path,
+    pub initramfs: &'a Path,
+    pub clock: Clock,
+    /// How long it may take in all.
+    pub limit: Duration,
+}
+
+/// Boots tried: TCG hangs now and then on a busy host.
+const BOOTS_MAX: u32 = 2;
+/// How long the lab's kernel may take to start process 1.
+const UP_MAX: Duration = Duration::from_secs(180);
+/// Memory: the initramfs twice, and eight guests.
+const MEMORY: &str = "3072";
+
+impl Machine<'_> {
+    /// Runs it with these arguments for process 1, printing what it says; answers with the lines meant for us.
+    pub fn run(&self, arguments: &[String]) -> Result<Vec<String>> {
+        for boot in 1..=BOOTS_MAX {
+            let mut running = self.start(arguments)?;
+            if let Some(lines) = running.listen(self.limit)? {
+                println!("lab boots: {boot}");
+                return Ok(lines);
+            }
+            println!("lab boot {boot} did not come up");
+        }
+        bail!("the lab did not come up in {BOOTS_MAX} boots")
+    }
+
+    fn start(&self, arguments: &[String]) -> Result<Running> {
+        let command_line =
+            format!("console=ttyS0 reboot=t panic=1 quiet no_timer_check -- {}", arguments.join(" "));
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args([
+                "-M",
+                "q35,accel=tcg",
+                "-cpu",
+                "max,+svm,+npt",
+                "-m",
+                MEMORY,
+                "-nodefaults",
+                "-no-user-config",
+            ])
+            .args(["-nographic", "-serial", "stdio", "-no-reboot", "-append", &command_line])
+            .arg("-kernel")
+            .arg(self.root.join(".data/images/kernel/vmlinux"))
+            .arg("-initrd")
+            .arg(self.initramfs);
+        if self.clock == Clock::Instructions {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start qemu-system-x86_64: install the package qemu-system-x86")?;
+        let lines = lines(process.stdout.take().context("no output")?);
+        Ok(Running { process, lines })
+    }
+}
+
+struct Running {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Running {
+    /// `None` when it did not come up in time; the lines that it had to say when it ended, or when its time was over.
+    fn listen(&mut self, limit: Duration) -> Result<Option<Vec<String>>> {
+        let since = Instant::now();
+        let mut said = Vec::new();
+        loop {
+            let until = if said.is_empty() { UP_MAX } else { limit };
+            match self.lines.recv_timeout(until.saturating_sub(since.elapsed())) {
+                Ok(line) => {
+                    println!("{line}");
+                    said.extend(line.strip_prefix("LAB ").map(str::to_owned));
+                }
+                Err(_) if said.is_empty() => return Ok(None),
+                Err(mpsc::RecvTimeoutError::Timeout) => bail!("the lab is not done after {limit:?}"),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(Some(said)),
+            }
+        }
+    }
+}
+
+fn lines(output: ChildStdout) -> Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        // Bytes, not text: a machine that is starting may print anything.
+        while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if tell.send(text).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    told
+}

@@ -1,0 +1,264 @@
+//! One guest in this process.
+
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::{VcpuFd, VmFd};
+use omnirun_vmm_api::{Bytes, Guest, MemoryMib, MonitorError, Purpose, SnapshotFiles, Stats, Vcpus, VmSpec};
+
+use super::{
+    CONSOLE_MAX, Kvm,
+    acpi::{Announced, Serial},
+    boot,
+    bus::{self, Bus},
+    cpuid,
+    ended::{End, Ended},
+    failed,
+    machine::{self, MachineState},
+    memory::Memory,
+    serial::{SerialPort, Sink},
+    snapshot::{self, State},
+    usage,
+    vcpu::{self, Vcpu, state},
+    virtio::{Fault, block::Block, console::Console},
+};
+
+/// Shapes that a guest may have.
+const VCPUS: std::ops::RangeInclusive<u8> = 1..=8;
+const MEMORY_MIB: std::ops::RangeInclusive<u32> = 128..=32 * 1024;
+
+/// What the kernel is told besides the console. `cryptomgr.notests` alone is more than half of a boot; without
+/// `pci=off` it looks for a bus that is not there, and `reboot=k` is the one way to restart that exists.
+const COMMAND_LINE: &str =
+    "quiet panic=1 reboot=k pci=off nokaslr cryptomgr.notests random.trust_cpu=on tsc=reliable";
+const NO_CONSOLE: &str = "8250.nr_uarts=0";
+const CONSOLE: &str = "console=ttyS0 8250.nr_uarts=1";
+
+/// A guest and its threads.
+pub struct KvmGuest {
+    running: Option<Running>,
+    ended: Arc<Ended>,
+    port: Option<UnixStream>,
+    spec: VmSpec,
+    /// What it used in all; known once it has ended.
+    used: Stats,
+}
+
+struct Running {
+    vm: VmFd,
+    memory: Memory,
+    bus: Arc<Bus>,
+    vcpus: Vec<Vcpu>,
+    devices: Option<JoinHandle<()>>,
+    msrs: Arc<[u32]>,
+    fingerprint: Vec<u32>,
+}
+
+/// What a boot and a restore have in common before the processors.
+struct Parts {
+    vm: VmFd,
+    memory: Memory,
+    bus: Arc<Bus>,
+    ended: Arc<Ended>,
+    port: UnixStream,
+    msrs: Arc<[u32]>,
+    supported: Vec<kvm_cpuid_entry2>,
+}
+
+fn check_shape(vcpus: Vcpus, memory: MemoryMib) -> Result<(), MonitorError> {
+    if VCPUS.contains(&vcpus.0) && MEMORY_MIB.contains(&memory.0) {
+        return Ok(());
+    }
+    let reason = "the kvm monitor's guests have 1 to 8 vCPUs and 128 to 32768 MiB of memory".to_owned();
+    Err(MonitorError::Refused { command: "start", reason })
+}
+
+fn assemble(kvm: &Kvm, spec: &VmSpec, vm: VmFd, memory: Memory) -> Result<Parts, MonitorError> {
+    let block = Block::open(&spec.files.root)?;
+    let (port, ours) = UnixStream::pair().map_err(failed("make a port for"))?;
+    let console = Console::new(ours).map_err(failed("make a port for"))?;
+    let serial = kvm.console.as_ref().map(|path| {
+        let bad =
+            |error: std::io::Error| MonitorError::BadFile { path: path.clone(), reason: error.to_string() };
+        let file = std::fs::File::create(path).map_err(bad)?;
+        SerialPort::new(Sink { file, left: CONSOLE_MAX })
+    });
+    machine::add_memory(&vm, &memory, spec.memory)?;
+    let bus = Arc::new(Bus::new(&vm, memory.clone(), block, console, serial.transpose()?)?);
+    let supported = kvm.device.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+    let supported = supported.map_err(|error| failed("describe a processor to")(error.into()))?;
+    Ok(Parts {
+        vm,
+        memory,
+        bus,
+        ended: Arc::new(Ended::not_yet()?),
+        port,
+        msrs: state::msr_list(&kvm.device)?.into(),
+        supported: supported.as_slice().to_vec(),
+    })
+}
+
+/// The processors, fresh.
+fn processors(vm: &VmFd, vcpus: Vcpus) -> Result<Vec<VcpuFd>, MonitorError> {
+    let make = |id| vm.create_vcpu(id).map_err(|error| failed("make a processor of")(error.into()));
+    (0..u64::from(vcpus.0)).map(make).collect()
+}
+
+impl KvmGuest {
+    /// Boots a guest; it runs when this returns.
+    pub fn boot(kvm: &Kvm, spec: &VmSpec) -> Result<Self, MonitorError> {
+        check_shape(spec.vcpus, spec.memory)?;
+        let (serial, console) = match kvm.console {
+            Some(_) => (Serial::Present, CONSOLE),
+            None => (Serial::Absent, NO_CONSOLE),
+        };
+        let announced = Announced { vcpus: spec.vcpus, devices: bus::DEVICES, serial };
+        let command_line = format!("{COMMAND_LINE} {console}");
+        let (vm, (memory, entry)) = kvm.machine_beside(|| {
+            let memory = Memory::empty(spec.memory)?;
+            let entry = boot::load(memory.ram(), spec.memory, &spec.files, &command_line, announced)?;
+            Ok((memory, entry))
+        })?;
+        let parts = assemble(kvm, spec, vm, memory)?;
+        let vcpus = processors(&parts.vm, spec.vcpus)?;
+        for (id, vcpu) in (0..).zip(&vcpus) {
+            let entries = cpuid::for_vcpu(&parts.supported, id, spec.vcpus);
+            state::prepare(vcpu, &entries, (id == 0).then_some(entry))?;
+        }
+        Self::run(spec, parts, vcpus)
+    }
+
+    /// Restores a guest from a template's snapshot; it runs when this returns.
+    pub fn restore(kvm: &Kvm, spec: &VmSpec, files: &SnapshotFiles) -> Result<Self, MonitorError> {
+        check_shape(spec.vcpus, spec.memory)?;
+        let state = snapshot::read(files, spec)?;
+        let memory = Memory::of_file(spec.memory, &files.memory)?;
+        let parts = assemble(kvm, spec, kvm.machine()?, memory)?;
+        snapshot::check_processor(&state, &cpuid::fingerprint(&parts.supported), files)?;
+        let vcpus = processors(&parts.vm, spec.vcpus)?;
+        for (vcpu, saved) in vcpus.iter().zip(&state.processors) {
+            saved.load(vcpu)?;
+        }
+        state.machine.load(&parts.vm)?;
+        let foreign = |fault: Fault| snapshot::unusable(files, snapshot::STATE, &fault.to_string());
+        parts.bus.load(&state.devices).map_err(foreign)?;
+        Self::run(spec, parts, vcpus)
+    }
+
+    fn run(spec: &VmSpec, parts: Parts, vcpus: Vec<VcpuFd>) -> Result<Self, MonitorError> {
+        let Parts { vm, memory, bus, ended, port, msrs, supported } = parts;
+        let fingerprint = cpuid::fingerprint(&supported);
+        let mut running = Running { vm, memory, bus, vcpus: Vec::new(), devices: None, msrs, fingerprint };
+        running.devices = Some(bus::start(&running.bus, &ended)?);
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            running.vcpus.push(vcpu::start(index, vcpu, &running.bus, &ended)?);
+        }
+        running.go_on();
+        let used = Stats::default();
+        Ok(Self { running: Some(running), ended, port: Some(port), spec: spec.clone(), used })
+    }
+
+    fn running(&self, command: &'static str) -> Result<&Running, MonitorError> {
+        let gone = || MonitorError::Refused { command, reason: "the guest has ended".to_owned() };
+        self.running.as_ref().ok_or_else(gone)
+    }
+}
+
+impl Running {
+    fn go_on(&self) {
+        self.bus.go_on();
+        self.vcpus.iter().for_each(Vcpu::resume);
+    }
+
+    /// All processors at once, then the devices.
+    fn stand_still(&self) -> Result<(), MonitorError> {
+        let pausing: Vec<_> = self.vcpus.iter().map(Vcpu::begin_pause).collect();
+        pausing.into_iter().try_for_each(vcpu::Pausing::wait)?;
+        self.bus.stand_still();
+        Ok(())
+    }
+
+    fn state(&self, spec: &VmSpec) -> Result<State, MonitorError> {
+        let refused = |reason: &str| MonitorError::Refused { command: "snapshot", reason: reason.to_owned() };
+        let devices = self.bus.save().map_err(refused)?;
+        let processors = self.vcpus.iter().map(|vcpu| Ok(*vcpu.save(&self.msrs)?));
+        Ok(State {
+            id: snapshot::new_id(),
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+            fingerprint: self.fingerprint.clone(),
+            processors: processors.collect::<Result<_, MonitorError>>()?,
+            machine: MachineState::save(&self.vm)?,
+            devices,
+        })
+    }
+}
+
+/// A start that fails half way ends here too.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.vcpus.iter().for_each(Vcpu::begin_end);
+        self.vcpus.iter_mut().for_each(Vcpu::join);
+        self.bus.close();
+        if let Some(devices) = self.devices.take() {
+            let _ = devices.join();
+        }
+    }
+}
+
+impl Guest for KvmGuest {
+    fn take_port(&mut self) -> Option<UnixStream> {
+        self.port.take()
+    }
+
+    fn ended(&self) -> Result<OwnedFd, MonitorError> {
+        self.ended.event().try_clone_to_owned().map_err(failed("watch"))
+    }
+
+    fn why_ended(&self) -> Option<String> {
+        self.ended.reason().map(End::to_string)
+    }
+
+    fn process_id(&self) -> Option<u32> {
+        None
+    }
+
+    fn pause(&mut self) -> Result<(), MonitorError> {
+        self.running("pause")?.stand_still()
+    }
+
+    fn resume(&mut self) -> Result<(), MonitorError> {
+        self.running("resume")?.go_on();
+        Ok(())
+    }
+
+    fn snapshot(&mut self, files: SnapshotFiles) -> Result<(), MonitorError> {
+        if self.spec.purpose != Purpose::Snapshot {
+            let reason = "it was not started for a snapshot".to_owned();
+            return Err(MonitorError::Refused { command: "snapshot", reason });
+        }
+        let running = self.running("snapshot")?;
+        running.stand_still()?;
+        let state = running.state(&self.spec)?;
+        snapshot::write(&state, &running.memory, &files)
+    }
+
+    fn stats(&mut self) -> Result<Stats, MonitorError> {
+        Ok(if self.running.is_some() { usage::now() } else { self.used })
+    }
+
+    fn kill(&mut self) -> Result<Stats, MonitorError> {
+        if let Some(running) = self.running.take() {
+            // Counted while its threads are there and do nothing more.
+            let _ = running.stand_still();
+            self.used = Stats { resident: Bytes(0), ..usage::now() };
+            drop(running);
+            self.ended.note(End::Killed);
+        }
+        Ok(self.used)
+    }
+}

@@ -1,0 +1,111 @@
+//! The monitor alone in a process of its own, without an owner around it: what the bench measures. It says on standard
+//! output how far it is, a line for each step, and goes on when it is told to by a line on standard input.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use omnirun_vmm::{kvm::Kvm, store::Template};
+use omnirun_vmm_api::{Guest, ImageFiles, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// The template store in the initramfs.
+const STORE: &str = "/images";
+/// The initramfs whose process 1 does nothing but say that it runs.
+const BENCH_INITRAMFS: &str = "/bench/initramfs.cpio";
+
+/// The one whose process 1 is hostile.
+const HOSTILE_INITRAMFS: &str = "/bench/hostile.cpio";
+
+/// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`.
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let kvm = Kvm::find()?;
+    match words[..] {
+        ["init", fifo] => {
+            let mut files = files()?;
+            files.initramfs = BENCH_INITRAMFS.into();
+            let mut guest = kvm.with_console(fifo.into()).start(&spec(files, MemoryMib(128)))?;
+            hold(&mut *guest)
+        }
+        ["hostile"] => {
+            let mut files = files()?;
+            files.initramfs = HOSTILE_INITRAMFS.into();
+            let guest = kvm.start(&spec(files, MemoryMib(128)))?;
+            let limit = rustix::time::Timespec { tv_sec: 200, tv_nsec: 0 };
+            poll(&mut [PollFd::new(&guest.ended()?, PollFlags::IN)], Some(&limit))?;
+            say(&guest.why_ended().unwrap_or_default())
+        }
+        ["snapshot", directory, memory] => snapshot(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
+        ["restore", directory, memory] => restore(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
+        ["pooled", directory, memory] => {
+            kvm.make_spare()?;
+            say("pooled")?;
+            wait()?;
+            restore(&kvm, Path::new(directory), MemoryMib(memory.parse()?))
+        }
+        _ => bail!("no such mode: {words:?}"),
+    }
+}
+
+fn files() -> Result<ImageFiles> {
+    Ok(Template::open(Path::new(STORE), "base")?.files)
+}
+
+fn spec(files: ImageFiles, memory: MemoryMib) -> VmSpec {
+    VmSpec { files, vcpus: Vcpus(1), memory, state_dir: PathBuf::from("/tmp"), purpose: Purpose::Snapshot }
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+fn wait() -> Result<()> {
+    io::stdin().read_exact(&mut [0]).context("nobody says how to go on")
+}
+
+/// Waits to be told to end.
+fn hold(guest: &mut dyn Guest) -> Result<()> {
+    wait()?;
+    guest.kill()?;
+    Ok(())
+}
+
+fn snapshot(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
+    let mut guest = kvm.start(&spec(files()?, memory))?;
+    let mut port = guest.take_port().context("no port")?;
+    // The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, section 3.4): the agent answers with its own.
+    port.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+    port.read_exact(&mut [0; 9])?;
+    say("answered")?;
+    drop(port);
+    std::thread::sleep(Duration::from_millis(500));
+    fs::create_dir_all(directory)?;
+    let create = |name| File::create_new(directory.join(name));
+    let files =
+        SnapshotFiles { memory: create("memory")?, state: create("state")?, directory: directory.to_owned() };
+    let since = Instant::now();
+    guest.pause()?;
+    let paused = since.elapsed();
+    guest.snapshot(files)?;
+    say(&format!("snapshot {} {}", paused.as_micros(), since.elapsed().as_micros()))?;
+    hold(&mut *guest)
+}
+
+fn restore(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
+    let files = files()?;
+    let open = |name| File::open(directory.join(name));
+    let snapshot =
+        SnapshotFiles { memory: open("memory")?, state: open("state")?, directory: directory.to_owned() };
+    let mut guest = kvm.restore(&spec(files, memory), snapshot)?;
+    say("resumed")?;
+    hold(&mut *guest)
+}

@@ -1,0 +1,52 @@
+//! The cases of the lab, each a sentence that must be true of the monitor. A case that fails does not stop the others.
+
+mod life;
+mod pause;
+pub mod snapshot;
+
+use std::{panic::AssertUnwindSafe, time::Instant};
+
+use anyhow::Result;
+
+/// A case: its name, and what it does. It answers with what it measured, in words.
+type Case = (&'static str, fn() -> Result<String>);
+
+const CASES: &[Case] = &[
+    ("a_guest_boots_answers_runs_a_command_and_is_killed", life::boots_answers_runs_and_is_killed),
+    ("a_guest_has_as_many_processors_as_it_was_given", life::has_as_many_processors_as_it_was_given),
+    ("a_guest_sees_its_memory_around_the_devices", life::sees_its_memory_around_the_devices),
+    ("a_guest_draws_entropy_from_the_host", life::draws_entropy_from_the_host),
+    ("a_guest_moves_megabytes_over_its_port", life::moves_megabytes_over_the_port),
+    ("a_guest_that_stops_is_seen_to_have_ended", life::a_guest_that_stops_is_seen_to_have_ended),
+    ("a_guest_that_breaks_a_devices_rules_ends_with_a_named_reason", life::breaks_the_rules_and_ends),
+    ("a_boot_can_be_killed_at_any_moment", life::a_boot_can_be_killed_at_any_moment),
+    ("eight_guests_run_at_once", life::eight_run_at_once),
+    ("a_guest_pauses_and_resumes_ten_times_with_its_data_whole", pause::ten_times),
+    ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
+    ("a_snapshot_of_two_processors_goes_on_with_both", snapshot::with_two_processors),
+    ("snapshots_that_are_cut_changed_or_foreign_are_refused_by_name", snapshot::refusals),
+];
+
+/// Runs those whose name contains `only`, or all, and prints a line for each and one at the end.
+pub fn run(only: Option<&str>) -> Result<()> {
+    let wanted: Vec<&Case> =
+        CASES.iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))).collect();
+    let mut passed = 0;
+    for (name, case) in &wanted {
+        println!("LAB case {name}");
+        let since = Instant::now();
+        // A case that panics is one that fails.
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(case))
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, see above")));
+        let took = since.elapsed().as_millis();
+        match outcome {
+            Ok(said) => {
+                passed += 1;
+                println!("LAB pass {name} ({took} ms) {said}");
+            }
+            Err(error) => println!("LAB fail {name} ({took} ms) {error:#}"),
+        }
+    }
+    println!("LAB ran {passed} of {}", wanted.len());
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! Process 1 of the lab: mounts, KVM's modules, the wanted cases, and the end of the machine.
+//!
+//! Every line that is meant for `cargo x lab` begins with `LAB `.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use rustix::{
+    mount::{MountFlags, mount},
+    system::{RebootCommand, reboot},
+};
+
+use crate::{bench, cases, hostile};
+
+/// What process 1 of the bench's own guest prints.
+pub const GUEST_SAYS: &str = "LAB-GUEST-INIT";
+
+/// Runs what the arguments name, says how it went, and ends the machine.
+pub fn run() -> ! {
+    if !Path::new(crate::owner::STORE).exists() {
+        // Not the lab, but a guest in it, whose start is measured.
+        println!("{GUEST_SAYS}");
+        if Path::new(hostile::MARK).exists()
+            && let Err(error) = hostile::break_the_rules()
+        {
+            println!("{error:#}");
+        }
+        loop {
+            std::thread::park();
+        }
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(error) = prepare().and_then(|()| run_wanted(&arguments)) {
+        println!("LAB broken {error:#}");
+    }
+    // `cargo x lab` runs QEMU with -no-reboot: this ends it.
+    let _ = reboot(RebootCommand::Restart);
+    loop {
+        std::thread::park();
+    }
+}
+
+fn prepare() -> Result<()> {
+    for (kind, target) in [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("tmpfs", "/tmp"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ] {
+        fs::create_dir_all(target).with_context(|| format!("cannot make {target}"))?;
+        mount(kind, target, kind, MountFlags::empty(), None)
+            .with_context(|| format!("cannot mount {target}"))?;
+    }
+    let mut modules: Vec<_> = fs::read_dir("/modules")
+        .context("no modules")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    modules.sort();
+    for path in modules {
+        let file = fs::File::open(&path)?;
+        rustix::system::finit_module(&file, c"", 0)
+            .with_context(|| format!("cannot load {}", path.display()))?;
+    }
+    anyhow::ensure!(Path::new("/dev/kvm").exists(), "there is no /dev/kvm");
+    let version = fs::read_to_string("/proc/version").context("no version")?;
+    println!("LAB up {}", version.trim());
+    Ok(())
+}
+
+fn run_wanted(arguments: &[String]) -> Result<()> {
+    match arguments.first().map(String::as_str) {
+        Some("cases") => cases::run(arguments.get(1).map(String::as_str)),
+        Some("bench") => bench::run(),
+        other => anyhow::bail!("nothing to do: {other:?}"),
+    }
+}
