@@ -123,8 +123,9 @@ async fn a_worker_takes_requests_and_writes_lives_and_meters_only() {
         worker.append_all(batch(kind)).await.expect("a worker may write this");
         assert!(worker.last(&kind.into()).await.expect("and read it").is_some());
     }
-    let mut cursor = worker.read(Log::Events, Filter::all(), Sequence::NONE).await.expect("lazily opened");
-    assert_eq!(cursor.next(10, Tail::Wait).await.expect("a worker may follow").records.len(), 2);
+    let seen =
+        read_to_end(&worker, Log::Events, Filter::all(), Sequence::NONE).await.expect("a worker may follow");
+    assert_eq!(seen.len(), 2);
     let other = AccountId::from_bytes([2; 16]);
     for kind in [SubjectKind::Account(account()), SubjectKind::Admission(other), SubjectKind::KeyRing] {
         worker.append_all(batch(kind)).await.expect_err("a worker may not write this");
