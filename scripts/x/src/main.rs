@@ -3,7 +3,6 @@
 //! [`deps`] and [`tidy`] also run as ordinary tests of this crate.
 
 mod bench;
-mod demo;
 mod deps;
 mod lab;
 mod sabotage;
@@ -20,8 +19,6 @@ use clap::Parser;
 enum Chore {
     /// Measure OmniRun beside the raw tools that it is made of, and print tables
     Bench(bench::Bench),
-    /// Do the main job over the real program, as a user would, and print each step with its time
-    Demo,
     /// Compare what the crates depend on with docs/dependencies.md, in both directions
     Deps,
     /// Run our own monitor in the KVM lab; `scripts/kvm-lab` fetches what it needs
@@ -39,7 +36,6 @@ fn main() -> anyhow::Result<ExitCode> {
     let root = root();
     let complaints = match Chore::parse() {
         Chore::Bench(options) => return bench::run(options).map(|()| ExitCode::SUCCESS),
-        Chore::Demo => return demo::run().map(|()| ExitCode::SUCCESS),
         Chore::Lab(options) => return lab::run(&root, &options).map(|()| ExitCode::SUCCESS),
         Chore::Deps => deps::complaints(&root)?,
         Chore::Tidy => tidy::complaints(&root)?,

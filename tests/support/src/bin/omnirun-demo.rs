@@ -1,6 +1,7 @@
-//! `cargo x demo`: the main job over the real program, as a user would do it, with each step's time; then the operator's part.
+//! `scripts/up --demo`: the main job over the real program, as a user would do it, with each step's time; then the operator's part.
 //!
-//! Mail goes to an SMTP server of its own on loopback that keeps it in memory. The data directory is a temporary one.
+//! Mail goes to an SMTP server of its own on loopback that keeps it in memory. The data directory is a temporary one. A program of this
+//! small crate, because building `cargo x` takes a newcomer a minute and a half longer.
 
 use std::time::Instant;
 
@@ -9,12 +10,8 @@ use omnirun_test_support::demo::Demo;
 use omnirun_test_support::up::ops;
 use omnirun_test_support::world::World;
 
-/// Runs the demo and prints it.
-pub fn run() -> Result<()> {
-    tokio::runtime::Runtime::new()?.block_on(steps())
-}
-
-async fn steps() -> Result<()> {
+#[tokio::main]
+async fn main() -> Result<()> {
     let mut tell = |line: &str| println!("  {line}");
     let started = Instant::now();
     let mut world = World::start(&[]).await?;
