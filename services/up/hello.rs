@@ -26,7 +26,9 @@ pub fn say(address: SocketAddr, data: &Path, mail_is_shown_here: bool) {
         "  curl -s http://{address}/sandboxes -H 'x-api-key: TOKEN' -H 'content-type: application/json' -d '{{\"template\":\"python-3.11\"}}'"
     );
     println!();
-    println!("What happens: omnirun ops --data {} tail --follow", data.display());
+    // As it was called, for it is rarely on the PATH of who tries it.
+    let program = std::env::args_os().next().unwrap_or_else(|| "omnirun".into());
+    println!("What happens: {} ops --data {} tail --follow", program.display(), data.display());
     println!(
         "Ctrl-C stops it; sandboxes live on until their time is over, and are taken over at the next start."
     );

@@ -14,6 +14,7 @@ use omnirun_events::subject::Slot;
 use omnirun_events::{Event, Filter, Log, Sequence};
 use omnirun_ops::SocketRead;
 use omnirun_test_support::demo::{Demo, wait_for};
+use omnirun_test_support::report;
 use omnirun_test_support::up::ops;
 use omnirun_test_support::world::World;
 use tokio::task::JoinSet;
@@ -65,7 +66,7 @@ async fn killed_after_any_record_the_job_ends_well_and_nothing_is_lost() -> Resu
     assert!(total > 10, "the job writes more records than {total}");
     for k in 1..=total {
         killed_after(k).await.with_context(|| format!("killed at {k} of {total}"))?;
-        println!("killed at {k} of {total}");
+        report(&format!("killed at {k} of {total}"));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use omnirun_test_support::root;
+use omnirun_test_support::{report, root};
 
 /// Every promise, what keeps it in a few words, and whether a test in this suite would fail without it.
 const PROMISES: [(&str, &str, Standing); 17] = [
@@ -52,9 +52,9 @@ fn every_tested_promise_has_its_file_and_its_sabotage_and_no_other_has() {
     assert_eq!(files(".patch"), tested);
     for (name, promise, standing) in PROMISES {
         match standing {
-            Standing::Tested => println!("{name} tested    {promise}"),
-            Standing::NotYet(missing) => println!("{name} not yet   {promise}: needs {missing}"),
+            Standing::Tested => report(&format!("{name} tested    {promise}")),
+            Standing::NotYet(missing) => report(&format!("{name} not yet   {promise}: needs {missing}")),
         }
     }
-    println!("{} of {} promises are tested", tested.len(), PROMISES.len());
+    report(&format!("{} of {} promises are tested", tested.len(), PROMISES.len()));
 }

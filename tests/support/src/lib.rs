@@ -14,10 +14,17 @@ mod wait;
 pub mod demo;
 pub mod world;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 pub use nats::NatsServer;
 pub use wait::wait_until;
+
+/// Prints a line that a reader of the whole run shall see: the test harness holds back what `println!` prints in a test that passes.
+pub fn report(line: &str) {
+    // A closed terminal is no reason for a test to fail.
+    _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// The project's root directory.
 pub fn root() -> PathBuf {
