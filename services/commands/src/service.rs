@@ -175,6 +175,7 @@ impl CommandService {
             Command::RevokeToken { account, token, reason } => {
                 self.revoke_token(envelope, *account, *token, *reason).await
             }
+            Command::SignOutEverywhere { account } => self.sign_out_everywhere(envelope, *account).await,
             Command::RequestSandbox { account, wish } => self.request_sandbox(envelope, *account, wish).await,
             Command::StopSandbox { account, sandbox } => {
                 self.stop_sandbox(envelope, *account, *sandbox).await
@@ -203,6 +204,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
         Command::RequestCode { .. } | Command::VerifyCode { .. } => None,
         Command::CreateToken { account, .. }
         | Command::RevokeToken { account, .. }
+        | Command::SignOutEverywhere { account }
         | Command::RequestSandbox { account, .. }
         | Command::StopSandbox { account, .. }
         | Command::ExtendTimeout { account, .. }

@@ -120,6 +120,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Waits until the view holds everything that was in EVENTS when this was called.
+    pub async fn catch_up(&self) -> Result<(), Failure> {
+        let head = self.reader.head(Log::Events).await?;
+        Ok(self.directory.reached(head, VIEW_PATIENCE).await?)
+    }
+
     /// Signs `drafts` as the successors of `heads` and appends them, all or none. The same bytes are sent again a few times if the store does
     /// not confirm.
     pub async fn append(&self, drafts: &[Draft], heads: &[Head]) -> Result<Appended, Failure> {

@@ -1,6 +1,7 @@
 //! Who is asking: the credential of a request, and whether it may do what the route does.
 
 pub mod cookie;
+pub(crate) mod last_used;
 pub mod origin;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -128,9 +129,10 @@ fn look_up(app: &Shared, presented: &TokenText) -> Option<Result<Caller, ApiErro
         let is_same = bool::from(token.verifier.0.ct_eq(&verifier.0));
         let is_session = token.kind == TokenKind::Session;
         let fits = is_session == (presented.prefix() == Prefix::Session);
-        if !is_same || !fits || !token.is_valid(now) {
+        if !is_same || !fits || !token.is_valid(now) || app.is_idle(id, token, now) {
             return Some(Err(ApiError::unauthenticated()));
         }
+        app.last_used.touch(id, now);
         let (account, kind, scopes) = (token.account, token.kind, token.scopes.clone());
         Some(Ok(Caller { account, token: id, kind, scopes }))
     })

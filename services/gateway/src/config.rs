@@ -75,6 +75,8 @@ pub struct Times {
     pub guest: Seconds,
     /// How often the credential of a running stream is looked at again.
     pub recheck: Seconds,
+    /// How long a browser's session may go unused until it has ended.
+    pub session_idle: Seconds,
     /// How long credentials are answered from what was known when the log was last seen; then all are refused until it is seen again.
     pub without_log: Seconds,
 }
@@ -121,6 +123,7 @@ impl Default for Times {
             connect: Seconds(5),
             guest: Seconds(30),
             recheck: Seconds(10),
+            session_idle: Seconds(24 * 3600),
             without_log: Seconds(60),
         }
     }

@@ -13,6 +13,7 @@ use omnirun_runner::Live;
 use zeroize::Zeroizing;
 
 use crate::ask::CatchUp;
+use crate::auth::last_used::LastUsed;
 use crate::config::Config;
 use crate::data_path::DataPath;
 use crate::sight::Sight;
@@ -108,6 +109,7 @@ impl Gateway {
         let data_path = DataPath::new(signer, clock.clone(), &config.times);
         let catch_up = CatchUp::default();
         let sight = Sight::new(clock(), config.times.without_log);
+        let last_used = LastUsed::new(clock());
         let secret = Zeroizing::new(secret);
         let openapi = crate::router::document();
         let shared = Shared {
@@ -123,6 +125,7 @@ impl Gateway {
             config,
             data_path,
             catch_up,
+            last_used,
             sight,
             openapi,
         };
@@ -146,6 +149,7 @@ pub(crate) struct Shared {
     pub config: Config,
     pub data_path: DataPath,
     pub catch_up: CatchUp,
+    pub last_used: LastUsed,
     pub sight: Sight,
     pub openapi: String,
 }

@@ -13,7 +13,9 @@ use crate::auth::guard;
 use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
-use crate::routes::{account, code, commands, files, sandboxes, service, sign_in, tokens, upload};
+use crate::routes::{
+    account, code, commands, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -48,11 +50,14 @@ fn all() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(sign_in::request_code))
         .routes(routes!(sign_in::verify_code))
-        .routes(routes!(sign_in::log_out))
+        .routes(routes!(sessions::log_out))
+        .routes(routes!(sessions::list, sessions::end_all))
+        .routes(routes!(sessions::end))
         .routes(routes!(tokens::report_leaked))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(account::usage))
+        .routes(routes!(account::get))
+        .routes(routes!(usage::usage))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))
         .routes(routes!(sandboxes::set_timeout))

@@ -10,6 +10,13 @@ pub fn rfc3339(at: Timestamp) -> String {
     omnirun_agent_api::Timestamp::from(omnirun_agent_api::UnixMillis(at.0)).0
 }
 
+/// The day of `at` in UTC, such as `2026-01-31`.
+pub fn day(at: Timestamp) -> String {
+    let mut text = rfc3339(at);
+    text.truncate(10);
+    text
+}
+
 /// The moment that `text` names: a day (`2026-01-31`, its first millisecond) or RFC 3339 in UTC, to the millisecond. None for anything
 /// else, and for days that no calendar has.
 pub fn parse(text: &str) -> Option<Timestamp> {

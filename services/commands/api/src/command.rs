@@ -134,6 +134,11 @@ pub enum Command {
         /// Why.
         reason: RevokeReason,
     },
+    /// Refuse every session and command-line sign-in from now on; API tokens go on working.
+    SignOutEverywhere {
+        /// Whose.
+        account: AccountId,
+    },
     /// Admit a sandbox.
     RequestSandbox {
         /// Whose.
@@ -174,6 +179,7 @@ impl Command {
             Self::VerifyCode { .. } => "cmd.account.verify_code",
             Self::CreateToken { .. } => "cmd.token.create",
             Self::RevokeToken { .. } => "cmd.token.revoke",
+            Self::SignOutEverywhere { .. } => "cmd.token.sign_out_everywhere",
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
@@ -182,11 +188,12 @@ impl Command {
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 8] = [
+    pub const SUBJECTS: [&'static str; 9] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.token.create",
         "cmd.token.revoke",
+        "cmd.token.sign_out_everywhere",
         "cmd.sandbox.request",
         "cmd.sandbox.stop",
         "cmd.sandbox.extend_timeout",

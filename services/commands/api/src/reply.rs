@@ -54,6 +54,11 @@ pub enum Outcome {
     },
     /// The credential is refused from now on.
     TokenRevoked,
+    /// Sessions and command-line sign-ins are refused from now on.
+    SignedOut {
+        /// How many this command ended.
+        ended: u32,
+    },
     /// The sandbox was admitted, now or by an earlier try.
     SandboxRequested {
         /// The sandbox.

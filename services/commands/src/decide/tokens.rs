@@ -1,8 +1,9 @@
-//! CreateToken and RevokeToken.
+//! CreateToken, RevokeToken and SignOutEverywhere.
 
 use omnirun_commands_api::command::{NewCredential, TokenWish};
 use omnirun_commands_api::{Code, Outcome, Rejection};
 use omnirun_events::id::TokenId;
+use omnirun_events::log::BATCH_ENTRIES_MAX;
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::token::{RevokeReason, Scope, TokenCreated, TokenKind, TokenRevoked};
@@ -103,4 +104,22 @@ pub fn revoke(
     }
     let draft = wish.draft(SubjectKind::Token(wish.account, token), TokenRevoked { reason });
     Ok(Decision::Write(vec![draft], Outcome::TokenRevoked))
+}
+
+/// Sign-ins that one decision ends, at most: what one batch of the log holds.
+pub const ENDED_AT_ONCE: usize = BATCH_ENTRIES_MAX;
+
+/// Decides about ending what signing in made, as far as it still works: at most [`ENDED_AT_ONCE`] of them, oldest first.
+pub fn sign_out_everywhere(directory: &Directory, wish: &Wish) -> Result<Decision, Rejection> {
+    directory.accounts.get(wish.account).ok_or_else(not_found)?;
+    let all = directory.tokens.of(wish.account);
+    let signed_in = all.filter(|(_, token)| token.kind != TokenKind::Api && token.is_valid(wish.now));
+    let end = |token| {
+        let revoked = TokenRevoked { reason: RevokeReason::ByOwner };
+        wish.draft(SubjectKind::Token(wish.account, token), revoked)
+    };
+    let drafts: Vec<_> = signed_in.take(ENDED_AT_ONCE).map(|(token, _)| end(token)).collect();
+    let ended = u32::try_from(drafts.len()).unwrap_or(u32::MAX);
+    let outcome = Outcome::SignedOut { ended };
+    Ok(if drafts.is_empty() { Decision::Already(outcome) } else { Decision::Write(drafts, outcome) })
 }

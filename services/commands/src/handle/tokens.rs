@@ -1,7 +1,7 @@
-//! CreateToken and RevokeToken.
+//! CreateToken, RevokeToken and SignOutEverywhere.
 
 use omnirun_commands_api::command::{NewCredential, TokenWish};
-use omnirun_commands_api::{Envelope, Reply};
+use omnirun_commands_api::{Envelope, Outcome, Reply};
 use omnirun_events::id::{AccountId, TokenId};
 use omnirun_events::sealing::DataKeyLabel;
 use omnirun_events::subject::{Subject, SubjectKind};
@@ -52,5 +52,26 @@ impl CommandService {
         let wish = Wish::of(envelope, account, (self.clock)());
         let subjects = [SubjectKind::Token(account, token).into()];
         self.writer.run(&subjects, |directory| tokens::revoke(directory, &wish, token, reason)).await
+    }
+
+    /// Ends sign-ins until none is left that was there when this began. Broken off in between, some are ended: asked again, it ends the rest.
+    pub(crate) async fn sign_out_everywhere(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+    ) -> Result<Reply, Failure> {
+        let wish = Wish::of(envelope, account, (self.clock)());
+        let mut ended = 0;
+        loop {
+            // Sign-ins have a subject each: only the whole log tells which there are.
+            self.writer.catch_up().await?;
+            let reply =
+                self.writer.run(&[], |directory| tokens::sign_out_everywhere(directory, &wish)).await?;
+            let Outcome::SignedOut { ended: now } = reply.outcome else { return Ok(reply) };
+            ended += now;
+            if (now as usize) < tokens::ENDED_AT_ONCE {
+                return Ok(Reply { outcome: Outcome::SignedOut { ended }, ..reply });
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ use omnirun_commands_api::command::{Personal, SealedField};
 use omnirun_commands_api::{Code, Command, Outcome};
 use omnirun_events::envelope::Actor;
 use omnirun_events::token::{NAME_FIELD, RevokeReason};
+use omnirun_events::unit::Millis;
 use omnirun_events::*;
 
 use crate::support::*;
@@ -30,6 +31,31 @@ async fn a_token_is_revoked_once_and_again_without_a_second_event() {
     let is_revoked =
         |directory: &omnirun_projections::Directory| directory.tokens.get(token).map(|t| t.revoked.is_some());
     assert_eq!(process.view(&world, is_revoked).await, Some(true));
+}
+
+#[tokio::test]
+async fn signing_out_everywhere_ends_more_sign_ins_than_one_batch_holds_and_leaves_tokens_and_others_alone() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    for _ in 0..omnirun_events::log::BATCH_ENTRIES_MAX {
+        // An address has a new code once an hour.
+        world.pass(Millis(3_600_000));
+        assert_eq!(world.sign_in(&process, "a@example.org").await, account);
+    }
+    let stranger = world.sign_in(&process, "b@example.org").await;
+    let token = token_of(&world, &process, account).await;
+    let ended = process.send(world.envelope(Command::SignOutEverywhere { account })).await.expect("there");
+    let all = u32::try_from(omnirun_events::log::BATCH_ENTRIES_MAX).expect("small") + 1;
+    assert!(matches!(ended.outcome, Outcome::SignedOut { ended } if ended == all));
+    let works = |directory: &omnirun_projections::Directory| {
+        let good = |account| directory.tokens.of(account).filter(|(_, t)| t.revoked.is_none());
+        Some((good(account).map(|(id, _)| id).collect::<Vec<_>>(), good(stranger).count()))
+    };
+    assert_eq!(process.view(&world, works).await, Some((vec![token], 1)));
+    let again =
+        process.send(world.envelope(Command::SignOutEverywhere { account })).await.expect("so already");
+    assert!(matches!(again.outcome, Outcome::SignedOut { ended: 0 }));
 }
 
 #[tokio::test]

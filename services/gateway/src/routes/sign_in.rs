@@ -1,8 +1,8 @@
-//! Signing in with a code sent by mail, and out again.
+//! Signing in with a code sent by mail.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64URL_NOPAD;
 use omnirun_commands_api::command::{Command, NO_CHALLENGE, NewCredential, Personal};
@@ -10,12 +10,12 @@ use omnirun_commands_api::{Code, Outcome, Rejection};
 use omnirun_events::auth::CodeProof;
 use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::id::{ChallengeId, TokenId};
-use omnirun_events::token::{RevokeReason, TokenKind};
+use omnirun_events::token::TokenKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ask::{Wish, unexpected};
-use crate::auth::{Caller, cookie, origin};
+use crate::ask::unexpected;
+use crate::auth::{cookie, origin};
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body};
 use crate::gateway::{App, Shared};
@@ -151,30 +151,6 @@ fn signed_in(token: TokenText) -> Result<Response, ApiError> {
     let text = cookie::setting(&token.reveal_once());
     let value = HeaderValue::from_str(&text).map_err(|_| ApiError::internal())?;
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, value)]).into_response())
-}
-
-/// Ends the session or command-line sign-in that asks.
-#[utoipa::path(post, path = "/auth/logout", tag = "sign-in", responses((status = 204)))]
-pub(crate) async fn log_out(
-    State(app): State<App>,
-    caller: Caller,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    if caller.kind == TokenKind::Api {
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "not_a_session",
-            "An API token does not sign out; delete it with DELETE /tokens/{id}.",
-        ));
-    }
-    let wish: Wish = app.wish(caller.account.as_bytes(), &headers)?;
-    let Caller { account, token, .. } = caller;
-    let command = Command::RevokeToken { account, token, reason: RevokeReason::ByOwner };
-    app.ask(wish, Actor::Account(account), command).await?;
-    const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
-    let headers =
-        [(header::SET_COOKIE, cookie::CLEARING), (CLEAR_SITE_DATA, "\"cache\", \"cookies\", \"storage\"")];
-    Ok((StatusCode::NO_CONTENT, headers).into_response())
 }
 
 /// A browser may sign in only from our own pages: otherwise another site could sign somebody in to an account of its own.

@@ -19,7 +19,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body, Id};
 use crate::gateway::{App, Shared};
-use crate::time::rfc3339;
+use crate::time::{day, rfc3339};
 use crate::token::{Prefix, TokenText};
 
 /// Characters of a token's name, at most.
@@ -67,6 +67,8 @@ pub(crate) struct ShownToken {
     scopes: Vec<Scope>,
     created_at: String,
     expires_at: Option<String>,
+    /// The day on which this gateway last saw it, if it has since its start.
+    last_used_on: Option<String>,
 }
 
 /// Makes an API token.
@@ -98,6 +100,7 @@ pub(crate) async fn create(
                 scopes,
                 created_at: rfc3339(created_at),
                 expires_at: expires_at.map(rfc3339),
+                last_used_on: None,
             };
             Ok((StatusCode::CREATED, Json(CreatedToken { token: text.reveal_once(), shown })))
         }
@@ -153,6 +156,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<
         scopes: token.scopes,
         created_at: rfc3339(token.created_at),
         expires_at: token.expires_at.map(rfc3339),
+        last_used_on: app.last_used.of(id).map(day),
     });
     Ok(Json(shown.collect()))
 }

@@ -12,5 +12,6 @@ mod log_lost;
 mod rights;
 mod sandboxes;
 mod service;
+mod sessions;
 mod sign_in;
 mod too_large;

@@ -18,9 +18,13 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("POST", "/auth/otp/verify", "", json!({"email": "a@example.org", "code": "123456"})),
         ("POST", "/auth/tokens/leaked", "", json!({"token": "omr_x"})),
         ("POST", "/auth/logout", "", none.clone()),
+        ("GET", "/auth/sessions", "", none.clone()),
+        ("DELETE", "/auth/sessions", "", none.clone()),
+        ("DELETE", "/auth/sessions/{id}", "", none.clone()),
         ("GET", "/tokens", "", none.clone()),
         ("POST", "/tokens", "", json!({"name": "n", "scopes": ["account:*"]})),
         ("DELETE", "/tokens/{id}", "", none.clone()),
+        ("GET", "/account", "", none.clone()),
         ("GET", "/account/usage", "", none.clone()),
         ("POST", "/sandboxes", "", json!({})),
         ("GET", "/sandboxes", "", none.clone()),
@@ -58,9 +62,12 @@ async fn sample(world: &World, method: &str, template: &str) -> Call {
     let all = samples();
     let row = all.iter().find(|row| row.0 == method && row.1 == template);
     let (_, _, query, body) = row.unwrap_or_else(|| panic!("{method} {template} has no row in this test"));
-    let id = match template.starts_with("/tokens") {
-        true => world.credential(world.account, TokenKind::Api, &Scope::ALL).await.1.to_string(),
-        false => world.sandbox().await.to_string(),
+    let id = if template.starts_with("/tokens") {
+        world.credential(world.account, TokenKind::Api, &Scope::ALL).await.1.to_string()
+    } else if template.starts_with("/auth/sessions") {
+        world.credential(world.account, TokenKind::Cli, &Scope::ALL).await.1.to_string()
+    } else {
+        world.sandbox().await.to_string()
     };
     // The worker of this test keeps streams of pid 7 open; 6 ends at once.
     let path = template.replace("{id}", &id).replace("{pid}", "6") + query;
@@ -105,6 +112,7 @@ async fn every_route_refuses_whoever_may_not_use_it_and_lets_in_whoever_may() {
     let world = World::new().await;
     let document = Call::new("GET", "/openapi.json").send(world.gateway).await.json();
     let stranger = AccountId::from_bytes(world.writer.fresh());
+    world.open(stranger).await;
     for (method, template) in document_routes(&document) {
         let route = (method.as_str(), template.as_str());
         let access = TABLE.iter().find(|row| (row.0, row.1) == route).expect("see the other test").2;

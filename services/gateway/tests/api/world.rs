@@ -121,6 +121,8 @@ pub struct Double {
     pub account: AccountId,
     pub fate: Mutex<Fate>,
     asked: Mutex<Vec<Envelope>>,
+    /// What a sign-out everywhere ends.
+    pub signed_in: Mutex<Vec<(AccountId, TokenId)>>,
 }
 
 impl Double {
@@ -178,6 +180,17 @@ impl Commands for Double {
                 let event = TokenRevoked { reason }.into();
                 let kind = SubjectKind::Token(account, token);
                 (Some(self.writer.append(Role::Commands, kind, vec![event]).await), Outcome::TokenRevoked)
+            }
+            Command::SignOutEverywhere { account } => {
+                let event: Event = TokenRevoked { reason: RevokeReason::ByOwner }.into();
+                let signed_in = self.signed_in.lock().expect("no panic").clone();
+                let (mut at, mut ended) = (None, 0);
+                for (owner, token) in signed_in.into_iter().filter(|(owner, _)| *owner == account) {
+                    let kind = SubjectKind::Token(owner, token);
+                    at = Some(self.writer.append(Role::Commands, kind, vec![event.clone()]).await);
+                    ended += 1;
+                }
+                (at, Outcome::SignedOut { ended })
             }
             Command::RequestSandbox { account, wish } => {
                 let sandbox = SandboxId::derive(envelope.id.as_bytes(), "sandbox");
@@ -277,7 +290,8 @@ impl World {
         let usage = usage.await.expect("the log is there");
         let account = AccountId::from_bytes(writer.fresh());
         let (fate, asked) = (Mutex::new(Fate::Runs), Mutex::default());
-        let commands = Arc::new(Double { writer: writer.clone(), account, fate, asked });
+        let commands =
+            Arc::new(Double { writer: writer.clone(), account, fate, asked, signed_in: Mutex::default() });
         let parts = Parts {
             commands: commands.clone(),
             reader,
@@ -313,7 +327,7 @@ impl World {
         world
     }
 
-    async fn open(&self, account: AccountId) {
+    pub async fn open(&self, account: AccountId) {
         let opened = AccountOpened { email: seal("someone@example.org".to_owned()), plan: "free".to_owned() };
         self.writer.append(Role::Commands, SubjectKind::Account(account), vec![opened.into()]).await;
     }

@@ -1,0 +1,91 @@
+//! When each credential was last used, in memory alone: an event for each request would be a diary of its owner.
+//!
+//! Each gateway knows what it has seen itself since its start. A session that it has not seen counts as used when it was made or when the
+//! gateway started, whichever is later, so that a restart signs nobody out.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use omnirun_events::id::TokenId;
+use omnirun_events::token::TokenKind;
+use omnirun_events::unit::{Millis, Timestamp};
+use omnirun_projections::tokens::Token;
+
+use crate::gateway::Shared;
+
+/// Credentials that are remembered, at most; beyond that those that were not used for longest are forgotten, a half at once.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// When credentials were last used.
+pub(crate) struct LastUsed {
+    since: Timestamp,
+    at: Mutex<HashMap<TokenId, Timestamp>>,
+}
+
+impl LastUsed {
+    /// Nothing is known from before `since`.
+    pub fn new(since: Timestamp) -> Self {
+        Self { since, at: Mutex::default() }
+    }
+
+    /// It is used at `now`.
+    pub fn touch(&self, token: TokenId, now: Timestamp) {
+        let mut at = self.lock();
+        if at.len() >= REMEMBERED_MAX && !at.contains_key(&token) {
+            let mut times: Vec<Timestamp> = at.values().copied().collect();
+            let (_, middle, _) = times.select_nth_unstable(REMEMBERED_MAX / 2);
+            let middle = *middle;
+            at.retain(|_, time| *time > middle);
+        }
+        at.insert(token, now);
+    }
+
+    /// When it was last used here; none if it was not.
+    pub fn of(&self, token: TokenId) -> Option<Timestamp> {
+        self.lock().get(&token).copied()
+    }
+
+    /// For how long it has not been used here, as far as is known.
+    fn unused_for(&self, token: TokenId, made_at: Timestamp, now: Timestamp) -> Millis {
+        now.since(self.of(token).unwrap_or(made_at.max(self.since)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TokenId, Timestamp>> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Whether a browser's session was not used for so long that it has ended. Other credentials never are.
+    pub(crate) fn is_idle(&self, id: TokenId, token: &Token, now: Timestamp) -> bool {
+        let limit = Millis::from(self.config.times.session_idle);
+        token.kind == TokenKind::Session && self.last_used.unused_for(id, token.created_at, now) >= limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: TokenId = TokenId::from_bytes([1; 16]);
+
+    #[test]
+    fn what_was_never_seen_counts_from_its_making_or_the_start_whichever_is_later() {
+        let used = LastUsed::new(Timestamp(100));
+        assert_eq!(used.unused_for(TOKEN, Timestamp(50), Timestamp(160)), Millis(60));
+        assert_eq!(used.unused_for(TOKEN, Timestamp(150), Timestamp(160)), Millis(10));
+        used.touch(TOKEN, Timestamp(155));
+        assert_eq!(used.unused_for(TOKEN, Timestamp(50), Timestamp(160)), Millis(5));
+        assert_eq!(used.of(TOKEN), Some(Timestamp(155)));
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_keeps_what_was_used_last() {
+        let used = LastUsed::new(Timestamp(0));
+        let token = |n: u64| TokenId::derive(&n.to_be_bytes(), "token");
+        let all = REMEMBERED_MAX as u64 + 1;
+        (0..all).for_each(|n| used.touch(token(n), Timestamp(n)));
+        assert_eq!((used.of(token(0)), used.of(token(all - 1))), (None, Some(Timestamp(all - 1))));
+        assert!(used.lock().len() <= REMEMBERED_MAX);
+    }
+}

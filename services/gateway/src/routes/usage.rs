@@ -1,0 +1,208 @@
+//! What an account used, as metered, and what that costs.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use omnirun_events::id::SandboxId;
+use omnirun_events::unit::Timestamp;
+use omnirun_events::usage::Meter;
+use omnirun_projections::usage::SandboxUsage;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::auth::Caller;
+use crate::error::ApiError;
+use crate::extract::Query;
+use crate::gateway::{App, MicroCents};
+use crate::time::{parse, rfc3339};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct UsageQuery {
+    /// A day or a moment in UTC; default: everything that is kept.
+    from: Option<String>,
+    /// A day or a moment in UTC, itself not included; default: now.
+    to: Option<String>,
+    /// json (default) or csv.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    format: Format,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Json,
+    Csv,
+}
+
+/// Usage as of now: readings are made every 60 s and at a sandbox's end.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ShownUsage {
+    from: String,
+    to: String,
+    /// Every sandbox that ran at some time between the two, with all that it used.
+    sandboxes: Vec<UsageLine>,
+    totals: Totals,
+    /// What that costs; absent where the deployment has no prices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<Amount>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UsageLine {
+    #[serde(rename = "sandboxID")]
+    #[schema(value_type = String)]
+    id: SandboxId,
+    #[serde(rename = "templateID")]
+    template: String,
+    #[serde(rename = "cpuCount")]
+    cpu_count: Option<u8>,
+    #[serde(rename = "memoryMB")]
+    memory_mb: Option<u32>,
+    #[serde(rename = "startedAt")]
+    started_at: Option<String>,
+    #[serde(rename = "endedAt")]
+    ended_at: Option<String>,
+    #[serde(flatten)]
+    used: Totals,
+}
+
+#[derive(Serialize, ToSchema, Default, Clone, Copy)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Totals {
+    /// Milliseconds that it ran.
+    wall_ms: u64,
+    /// Milliseconds of processor time.
+    vcpu_ms: u64,
+    /// MiB times seconds.
+    memory_mib_seconds: u64,
+    /// Bytes from the network.
+    received_bytes: u64,
+    /// Bytes to the network.
+    sent_bytes: u64,
+}
+
+impl Totals {
+    fn of(meter: &Meter) -> Self {
+        Self {
+            wall_ms: meter.wall.0,
+            vcpu_ms: meter.vcpu.0,
+            memory_mib_seconds: meter.memory.0,
+            received_bytes: meter.received.0,
+            sent_bytes: meter.sent.0,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            wall_ms: self.wall_ms.saturating_add(other.wall_ms),
+            vcpu_ms: self.vcpu_ms.saturating_add(other.vcpu_ms),
+            memory_mib_seconds: self.memory_mib_seconds.saturating_add(other.memory_mib_seconds),
+            received_bytes: self.received_bytes.saturating_add(other.received_bytes),
+            sent_bytes: self.sent_bytes.saturating_add(other.sent_bytes),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Amount {
+    /// Millionths of a cent, exactly.
+    micro_cents: u64,
+    /// The same in cents, rounded down.
+    cents: u64,
+}
+
+impl From<MicroCents> for Amount {
+    fn from(money: MicroCents) -> Self {
+        Self { micro_cents: money.0, cents: money.0 / 1_000_000 }
+    }
+}
+
+/// What the account used.
+#[utoipa::path(get, path = "/account/usage", tag = "account", params(UsageQuery), responses((status = 200, body = ShownUsage)))]
+pub(crate) async fn usage(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<UsageQuery>,
+) -> Result<Response, ApiError> {
+    let from =
+        moment(query.from.as_deref(), Timestamp(0), "from has to be a day or an RFC 3339 time in UTC.")?;
+    let to = moment(query.to.as_deref(), app.now(), "to has to be a day or an RFC 3339 time in UTC.")?;
+    if from > to {
+        return Err(ApiError::invalid("from has to be before to."));
+    }
+    let used: Vec<(SandboxId, SandboxUsage)> = app.usage.view(|usage, _| {
+        let ran = usage.of(caller.account).filter(|(_, one)| ran_between(one, from, to));
+        ran.map(|(id, one)| (id, one.clone())).collect()
+    });
+    let plan = app
+        .directory
+        .view(|directory, _| directory.accounts.get(caller.account).map(|account| account.plan.clone()));
+    let lines: Vec<&SandboxUsage> = used.iter().map(|(_, one)| one).collect();
+    let price = app.pricing.as_ref().zip(plan).and_then(|(pricing, plan)| pricing.price(&plan, &lines));
+    let sandboxes: Vec<UsageLine> = used.iter().map(|(id, one)| line(*id, one)).collect();
+    let totals = sandboxes.iter().fold(Totals::default(), |sum, line| sum.plus(line.used));
+    if query.format == Format::Csv {
+        return Ok(csv(&sandboxes));
+    }
+    let shown = ShownUsage {
+        from: rfc3339(from),
+        to: rfc3339(to),
+        sandboxes,
+        totals,
+        amount: price.map(Amount::from),
+    };
+    Ok(Json(shown).into_response())
+}
+
+fn moment(text: Option<&str>, default: Timestamp, message: &'static str) -> Result<Timestamp, ApiError> {
+    text.map_or(Ok(default), |text| parse(text).ok_or(ApiError::invalid(message)))
+}
+
+fn ran_between(usage: &SandboxUsage, from: Timestamp, to: Timestamp) -> bool {
+    let Some(started) = usage.started_at else { return false };
+    started < to && usage.stopped_at.is_none_or(|stopped| stopped > from)
+}
+
+fn line(id: SandboxId, usage: &SandboxUsage) -> UsageLine {
+    UsageLine {
+        id,
+        template: usage.template.clone(),
+        cpu_count: usage.shape.map(|shape| shape.vcpus.0),
+        memory_mb: usage.shape.map(|shape| shape.memory.0),
+        started_at: usage.started_at.map(rfc3339),
+        ended_at: usage.stopped_at.map(rfc3339),
+        used: Totals::of(&usage.meter),
+    }
+}
+
+/// RFC 4180. Nothing in it can hold a comma: ids, template names of the operator's own, numbers and times.
+fn csv(lines: &[UsageLine]) -> Response {
+    let mut text = String::from(
+        "sandboxID,templateID,cpuCount,memoryMB,startedAt,endedAt,wallMs,vcpuMs,memoryMibSeconds,receivedBytes,sentBytes\r\n",
+    );
+    let optional = |value: Option<String>| value.unwrap_or_default();
+    for line in lines {
+        let used = line.used;
+        let row = [
+            line.id.to_string(),
+            line.template.clone(),
+            optional(line.cpu_count.map(|count| count.to_string())),
+            optional(line.memory_mb.map(|size| size.to_string())),
+            optional(line.started_at.clone()),
+            optional(line.ended_at.clone()),
+            used.wall_ms.to_string(),
+            used.vcpu_ms.to_string(),
+            used.memory_mib_seconds.to_string(),
+            used.received_bytes.to_string(),
+            used.sent_bytes.to_string(),
+        ];
+        text.push_str(&row.join(","));
+        text.push_str("\r\n");
+    }
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8"))], text).into_response()
+}
