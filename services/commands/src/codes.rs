@@ -9,8 +9,46 @@ use sha2::Sha256;
 use crate::address::Address;
 use crate::master::MasterKey;
 
-/// Digits of a code. Five tries at one of 10^6 are a chance of 1 in 200 000.
-pub const DIGITS: u8 = 6;
+/// The 32 characters of long codes, none of which looks like another when read aloud (Crockford's base 32).
+const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// What a code looks like. A challenge stores its number of characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Six digits: five tries at one of 10^6 are a chance of 1 in 200 000.
+    Short,
+    /// Ten characters of base 32, 50 bits: for an address that somebody guesses at.
+    Long,
+}
+
+impl Form {
+    /// Characters of such a code.
+    pub const fn characters(self) -> u8 {
+        match self {
+            Self::Short => 6,
+            Self::Long => 10,
+        }
+    }
+
+    /// The form of codes with so many characters; none if no code has.
+    pub fn of(characters: u8) -> Option<Self> {
+        [Self::Short, Self::Long].into_iter().find(|form| form.characters() == characters)
+    }
+
+    /// A code of this form out of 128 bits: the bias is below 2^-77.
+    fn write(self, number: u128) -> String {
+        let base = match self {
+            Self::Short => 10,
+            Self::Long => 32,
+        };
+        let digits = (0..self.characters()).scan(number, |rest, _| {
+            let digit = CROCKFORD[(*rest % base) as usize];
+            *rest /= base;
+            Some(char::from(digit))
+        });
+        digits.collect()
+    }
+}
 
 /// How long a code works: the ceiling for out-of-band secrets in NIST SP 800-63B-4 section 3.1.3.
 pub const VALID_FOR: Millis = Millis(10 * 60 * 1000);
@@ -33,7 +71,7 @@ pub fn derive(
     challenge: ChallengeId,
     account: AccountId,
     address: &Address,
-    digits: u8,
+    form: Form,
 ) -> OneTimeCode {
     let key = master.codes(epoch);
     let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).expect("HMAC takes keys of every length");
@@ -41,14 +79,11 @@ pub fn derive(
     mac.update(challenge.as_bytes());
     mac.update(account.as_bytes());
     mac.update(address.as_str().as_bytes());
-    mac.update(&[0, digits]);
+    mac.update(&[0, form.characters()]);
     let tag = mac.finalize().into_bytes();
     let (head, _) = tag.split_at(16);
     let number = u128::from_be_bytes(head.try_into().expect("16 of 32 bytes"));
-    // 128 bits modulo 10^digits: the bias is below 2^-100.
-    let width = usize::from(digits.min(18));
-    let code = number % 10_u128.pow(width as u32);
-    OneTimeCode(format!("{code:0width$}"))
+    OneTimeCode(form.write(number))
 }
 
 #[cfg(test)]
@@ -62,7 +97,7 @@ mod tests {
         let (challenge, account) =
             (ChallengeId::from_bytes([challenge; 16]), AccountId::from_bytes([account; 16]));
         let address = Address::parse(address).expect("an address");
-        derive(&master, epoch, challenge, account, &address, DIGITS).0
+        derive(&master, epoch, challenge, account, &address, Form::Short).0
     }
 
     #[test]
@@ -70,6 +105,15 @@ mod tests {
         let first = code(1, 1, "a@example.org", 1);
         assert_eq!(first, code(1, 1, "a@example.org", 1));
         assert!(first.len() == 6 && first.bytes().all(|byte| byte.is_ascii_digit()));
+    }
+
+    #[test]
+    fn a_long_code_is_ten_characters_that_nobody_mistakes() {
+        let code = Form::Long.write(u128::MAX);
+        assert_eq!(code, "ZZZZZZZZZZ");
+        assert_eq!(Form::Long.write(0), "0000000000");
+        assert!(CROCKFORD.iter().all(|letter| !b"ILOU".contains(letter)));
+        assert_eq!((Form::of(6), Form::of(10), Form::of(7)), (Some(Form::Short), Some(Form::Long), None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod codes;
 pub mod keys;
 
 pub mod challenges;
+pub mod guesses;
 pub mod index;
 pub mod limits;
 pub mod outbox;

@@ -20,6 +20,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::challenges::Challenges;
 use crate::decide::not_found;
 use crate::failure::Failure;
+use crate::guesses::Guesses;
 use crate::handle::Presented;
 use crate::index::AddressIndex;
 use crate::keys::DataKeys;
@@ -78,6 +79,7 @@ pub struct CommandService {
     pub(crate) index: AddressIndex,
     pub(crate) challenges: Challenges,
     pub(crate) limits: CodeLimits,
+    pub(crate) guesses: Guesses,
     pub(crate) outbox: Outbox,
     pub(crate) master: Arc<MasterKey>,
     pub(crate) plans: Arc<Plans>,
@@ -106,13 +108,14 @@ impl CommandService {
         let challenges = Challenges::new(writer.clone());
         let outbox = Outbox::start(mail);
         let turns = std::array::from_fn(|_| Mutex::default());
-        let limits = CodeLimits::default();
+        let (limits, guesses) = (CodeLimits::default(), Guesses::default());
         Ok(Arc::new(Self {
             writer,
             keys,
             index,
             challenges,
             limits,
+            guesses,
             outbox,
             master,
             plans,

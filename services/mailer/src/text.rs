@@ -30,10 +30,11 @@ impl Text {
     }
 }
 
-/// The code in groups of three, as people read numbers aloud.
+/// The code in groups as people read it aloud: six digits by three, ten characters by five.
 fn grouped(code: &str) -> String {
     let characters: Vec<char> = code.chars().collect();
-    characters.chunks(3).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
+    let group = if characters.len().is_multiple_of(3) { 3 } else { 5 };
+    characters.chunks(group).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
 }
 
 fn minutes(length: Millis) -> String {
@@ -58,6 +59,11 @@ mod tests {
         let text = text("012345");
         assert!(text.body.contains("    012 345\n") && text.body.contains("within 10 minutes"));
         assert!(!text.subject.contains("012"));
+        assert!(super::Text::of(&long()).body.contains("    0A1B2 C3D4E\n"));
+    }
+
+    fn long() -> Content {
+        Content::SignInCode { code: OneTimeCode("0A1B2C3D4E".to_owned()), valid_for: Millis(600_000) }
     }
 
     #[test]

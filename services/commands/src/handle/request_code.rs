@@ -9,7 +9,7 @@ use omnirun_events::log::Sequence;
 
 use crate::address::Address;
 use crate::challenges::{Answer, Newest};
-use crate::codes::{self, DIGITS, RESEND_AFTER, VALID_FOR, epoch_of};
+use crate::codes::{self, RESEND_AFTER, VALID_FOR, epoch_of};
 use crate::decide::other_wish;
 use crate::failure::Failure;
 use crate::random;
@@ -26,10 +26,11 @@ impl CommandService {
         let address = parse(typed)?;
         let now = (self.clock)();
         let challenge = ChallengeId::derive(envelope.id.as_bytes(), "challenge");
+        let form = self.guesses.form(&address);
         let issued = ChallengeIssued {
             account: self.account_for(&address).await?,
             epoch: epoch_of(now),
-            digits: DIGITS,
+            digits: form.characters(),
             bind: bind.map(Vec::from),
             expires_at: now.after(VALID_FOR),
         };
@@ -51,7 +52,7 @@ impl CommandService {
             self.challenges.use_up(old.challenge, commit, now).await?;
         }
         let (account, epoch) = (issued.account, issued.epoch);
-        let code = codes::derive(&self.master, epoch, challenge, account, &address, DIGITS);
+        let code = codes::derive(&self.master, epoch, challenge, account, &address, form);
         let content = Content::SignInCode { code, valid_for: VALID_FOR };
         self.outbox.hand_over(Mail { to: Personal(address.as_str().to_owned()), content });
         Ok(reply(Sequence::NONE, requested(challenge)))

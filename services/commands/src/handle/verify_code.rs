@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq as _;
 use super::request_code::parse;
 use crate::address::Address;
 use crate::challenges::Answer;
-use crate::codes;
+use crate::codes::{self, Form};
 use crate::decide::sign_in::{self, Opening, refused};
 use crate::decide::tokens::token_of;
 use crate::decide::{Wish, other_wish};
@@ -101,15 +101,20 @@ impl CommandService {
             return Err(refused().into());
         }
         metrics::counter!("omnirun_code_tries_total").increment(1);
-        let (epoch, account, digits) = (issued.epoch, issued.account, issued.digits);
-        let code = codes::derive(&self.master, epoch, challenge, account, address, digits);
+        let (epoch, account) = (issued.epoch, issued.account);
+        let form = Form::of(issued.digits).ok_or_else(refused)?;
+        let code = codes::derive(&self.master, epoch, challenge, account, address, form);
         let named = presented.challenge.unwrap_or(NO_CHALLENGE);
         let expected = CodeProof::of(named, &code.0);
         if !bool::from(expected.0.ct_eq(&presented.proof.0)) {
+            self.guesses.wrong(address);
             return Err(refused().into());
         }
         match self.challenges.use_up(challenge, commit, now).await? {
-            Answer::First => Ok((challenge, issued)),
+            Answer::First => {
+                self.guesses.right(address);
+                Ok((challenge, issued))
+            }
             Answer::Late => Err(refused().into()),
         }
     }

@@ -50,6 +50,27 @@ async fn an_address_signs_in_to_its_one_account_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn whoever_is_guessed_at_gets_long_codes_until_the_next_sign_in() {
+    let world = World::new().await;
+    let process = world.process().await;
+    for round in 1..=2 {
+        let challenge = process.ask_for_code(&world, "a@example.org").await;
+        let code = world.mailbox.code(round).await;
+        assert_eq!(code.len(), 6);
+        for _ in 0..5 {
+            let guess = verify("a@example.org", Some(challenge), &wrong(&code));
+            process.send(world.envelope(guess)).await.expect_err("a guess");
+        }
+    }
+    let challenge = process.ask_for_code(&world, "a@example.org").await;
+    let code = world.mailbox.code(3).await;
+    assert_eq!(code.len(), 10);
+    process.send(world.envelope(verify("a@example.org", Some(challenge), &code))).await.expect("right");
+    process.ask_for_code(&world, "a@example.org").await;
+    assert_eq!(world.mailbox.code(4).await.len(), 6);
+}
+
+#[tokio::test]
 async fn a_wrong_code_is_refused_and_the_right_one_works_once() {
     let world = World::new().await;
     let process = world.process().await;

@@ -73,7 +73,7 @@ pub(crate) async fn request_code(
 pub(crate) struct CodeVerification {
     /// The address that the code was sent to.
     email: String,
-    /// The code; spaces and hyphens in it do not count.
+    /// The code; spaces, hyphens and case in it do not count.
     code: String,
     /// The challenge that the code answers; without it, the newest unbound one of the address.
     challenge_id: Option<String>,
@@ -106,7 +106,7 @@ pub(crate) async fn verify_code(
     // A challenge that is no id is a wrong challenge, and every wrong thing here has one answer.
     let challenge = body.challenge_id.map(|text| text.parse()).transpose();
     let challenge: Option<ChallengeId> = challenge.map_err(|_| wrong_code())?;
-    let code: String = body.code.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
+    let code = as_sent(&body.code);
     if code.is_empty() || code.len() > 32 || body.verifier.as_ref().is_some_and(|text| text.len() > 256) {
         return Err(wrong_code());
     }
@@ -172,6 +172,17 @@ fn email(text: String) -> Result<Personal, ApiError> {
     Ok(Personal(text.to_owned()))
 }
 
+/// The code as it was sent, for people type spaces, small letters, and letters for the digits that look like them.
+fn as_sent(typed: &str) -> String {
+    let meant = typed.chars().filter(|c| !c.is_whitespace() && *c != '-');
+    let meant = meant.map(|c| match c.to_ascii_uppercase() {
+        'O' => '0',
+        'I' | 'L' => '1',
+        other => other,
+    });
+    meant.collect()
+}
+
 fn digest(text: &str) -> Result<[u8; 32], ApiError> {
     let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).ok();
     let digest = bytes.and_then(|bytes| bytes.try_into().ok());
@@ -180,4 +191,15 @@ fn digest(text: &str) -> Result<[u8; 32], ApiError> {
 
 fn wrong_code() -> ApiError {
     Rejection::new(Code::InvalidOrExpiredCode, "The code is wrong or does not work any more.").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_understood_however_it_is_typed() {
+        assert_eq!(as_sent(" 012 345 "), "012345");
+        assert_eq!(as_sent("oA1b2-c3dil"), "0A1B2C3D11");
+    }
 }
