@@ -38,6 +38,9 @@ pub struct Options {
     /// Scheme, host and port that browsers see, such as https://omnirun.example
     #[arg(long, env = "OMNIRUN_ORIGIN")]
     origin: Option<String>,
+    /// Proxies of ours that requests from outside pass; each appends the address that it saw to X-Forwarded-For
+    #[arg(long, env = "OMNIRUN_PROXIES", value_name = "COUNT", default_value_t = 0)]
+    proxies: u8,
     /// Name of this gateway in /status
     #[arg(long, env = "OMNIRUN_NODE", default_value = "gateway")]
     node: String,
@@ -88,6 +91,7 @@ pub async fn run(options: Options) -> Result<()> {
             listen: address,
             node_id: options.node,
             origin: options.origin,
+            proxies: options.proxies,
             times: Times { without_log: Seconds(options.without_log), ..Default::default() },
             ..Default::default()
         },

@@ -1,8 +1,10 @@
-//! How often codes may be asked for: per address and in all. In memory; a restart forgives.
+//! How often codes may be asked for: per address, per network that asks, and in all. In memory; a restart forgives.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
+use omnirun_commands_api::command::ClientNetwork;
 use omnirun_commands_api::{Code, Rejection};
 use omnirun_events::unit::{Millis, Timestamp};
 
@@ -12,11 +14,14 @@ use crate::address::Address;
 /// can reach.
 const PER_ADDRESS: Rate = Rate { burst: 10, every: Millis(3600 * 1000) };
 
+/// The same for one network: an office may sign in on one morning, and nobody can send mails to a list of addresses from one place.
+const PER_NETWORK: Rate = Rate { burst: 30, every: Millis(120 * 1000) };
+
 /// The same for all addresses together: what a mail server takes from one sender.
 const IN_ALL: Rate = Rate { burst: 600, every: Millis(100) };
 
-/// Addresses that are remembered, at most; those whose bucket is full again are forgotten first.
-const ADDRESSES_MAX: usize = 50_000;
+/// Addresses, and networks, that are remembered, at most; those whose bucket is full again are forgotten first.
+const REMEMBERED_MAX: usize = 50_000;
 
 #[derive(Clone, Copy)]
 struct Rate {
@@ -33,38 +38,64 @@ struct Bucket {
 /// Who asked how often.
 #[derive(Default)]
 pub struct CodeLimits {
-    inner: Mutex<(Bucket, HashMap<Address, Bucket>)>,
+    inner: Mutex<Buckets>,
+}
+
+#[derive(Default)]
+struct Buckets {
+    all: Bucket,
+    addresses: HashMap<Address, Bucket>,
+    networks: HashMap<ClientNetwork, Bucket>,
 }
 
 impl CodeLimits {
-    /// Counts one code for `address`, or says when to come back. The same for addresses with and without an account.
-    pub fn take(&self, address: &Address, now: Timestamp) -> Result<(), Rejection> {
+    /// Counts one code for `address` that was asked for from `network`, or says when to come back and counts nothing. The same for addresses
+    /// with and without an account.
+    pub fn take(
+        &self,
+        address: &Address,
+        network: Option<ClientNetwork>,
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all, addresses) = &mut *inner;
-        if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(address) {
-            addresses.retain(|_, bucket| bucket.full_at > now);
+        let Buckets { all, addresses, networks } = &mut *inner;
+        let of_all = all.less(IN_ALL, now)?;
+        let of_address = bucket(addresses, address, now)?.less(PER_ADDRESS, now)?;
+        if let Some(network) = network {
+            let of_network = bucket(networks, &network, now)?.less(PER_NETWORK, now)?;
+            networks.insert(network, of_network);
         }
-        if addresses.len() >= ADDRESSES_MAX && !addresses.contains_key(address) {
-            return Err(too_many(IN_ALL.every));
-        }
-        let mut of_all = *all;
-        of_all.take(IN_ALL, now)?;
-        addresses.entry(address.clone()).or_default().take(PER_ADDRESS, now)?;
+        addresses.insert(address.clone(), of_address);
         *all = of_all;
         Ok(())
     }
 }
 
+/// The bucket of `key`, after making room for one if it is new.
+fn bucket<K: Hash + Eq>(
+    known: &mut HashMap<K, Bucket>,
+    key: &K,
+    now: Timestamp,
+) -> Result<Bucket, Rejection> {
+    if let Some(bucket) = known.get(key) {
+        return Ok(*bucket);
+    }
+    if known.len() >= REMEMBERED_MAX {
+        known.retain(|_, bucket| bucket.full_at > now);
+    }
+    if known.len() >= REMEMBERED_MAX { Err(too_many(IN_ALL.every)) } else { Ok(Bucket::default()) }
+}
+
 impl Bucket {
-    fn take(&mut self, rate: Rate, now: Timestamp) -> Result<(), Rejection> {
+    /// The bucket after one take.
+    fn less(self, rate: Rate, now: Timestamp) -> Result<Self, Rejection> {
         let full_at = self.full_at.max(now).after(rate.every);
         let missing = full_at.since(now);
         let held = Millis(rate.every.0.saturating_mul(rate.burst));
         if missing > held {
             return Err(too_many(missing.minus(held)));
         }
-        self.full_at = full_at;
-        Ok(())
+        Ok(Self { full_at })
     }
 }
 
@@ -86,13 +117,30 @@ mod tests {
         let (one, other) = (address("a@example.org"), address("b@example.org"));
         let now = Timestamp(1_000_000_000);
         for _ in 0..10 {
-            limits.take(&one, now).expect("within the burst");
+            limits.take(&one, None, now).expect("within the burst");
         }
-        let refused = limits.take(&one, now).expect_err("the eleventh");
+        let refused = limits.take(&one, None, now).expect_err("the eleventh");
         assert_eq!((refused.code, refused.retry_after), (Code::RateLimited, Some(Millis(3_600_000))));
-        limits.take(&other, now).expect("another address");
-        limits.take(&one, now.after(Millis(3_600_000))).expect("an hour later");
-        limits.take(&one, now.after(Millis(3_600_000))).expect_err("only one more");
+        limits.take(&other, None, now).expect("another address");
+        limits.take(&one, None, now.after(Millis(3_600_000))).expect("an hour later");
+        limits.take(&one, None, now.after(Millis(3_600_000))).expect_err("only one more");
+    }
+
+    #[test]
+    fn a_network_has_thirty_codes_for_whatever_addresses_and_another_one_its_own() {
+        let limits = CodeLimits::default();
+        let (one, other) = (Some(ClientNetwork::V4([192, 0, 2])), Some(ClientNetwork::V4([192, 0, 3])));
+        let now = Timestamp(1_000_000_000);
+        let address = |n: u32| address(&format!("a{n}@example.org"));
+        for n in 0..30 {
+            limits.take(&address(n), one, now).expect("within the burst");
+        }
+        let refused = limits.take(&address(30), one, now).expect_err("the next");
+        assert_eq!((refused.code, refused.retry_after), (Code::RateLimited, Some(Millis(120_000))));
+        for _ in 0..10 {
+            limits.take(&address(30), other, now).expect("the refused one counted nothing");
+        }
+        limits.take(&address(31), one, now.after(Millis(120_000))).expect("two minutes later");
     }
 
     #[test]
@@ -100,10 +148,10 @@ mod tests {
         let limits = CodeLimits::default();
         let now = Timestamp(1_000_000_000);
         for n in 0..600 {
-            limits.take(&address(&format!("a{n}@example.org")), now).expect("within the burst");
+            limits.take(&address(&format!("a{n}@example.org")), None, now).expect("within the burst");
         }
         let one_more = address("z@example.org");
-        assert_eq!(limits.take(&one_more, now).expect_err("too many").retry_after, Some(Millis(100)));
-        limits.take(&one_more, now.after(Millis(100))).expect("a moment later");
+        assert_eq!(limits.take(&one_more, None, now).expect_err("too many").retry_after, Some(Millis(100)));
+        limits.take(&one_more, None, now.after(Millis(100))).expect("a moment later");
     }
 }

@@ -166,7 +166,9 @@ impl CommandService {
 
     async fn dispatch(&self, envelope: &Envelope) -> Result<Reply, Failure> {
         match &envelope.command {
-            Command::RequestCode { email, bind } => self.request_code(envelope, email, *bind).await,
+            Command::RequestCode { email, bind, network } => {
+                self.request_code(envelope, email, *bind, *network).await
+            }
             Command::VerifyCode { email, challenge, proof, page_secret, kind, credential } => {
                 let presented =
                     Presented { challenge: *challenge, proof: *proof, page_secret: page_secret.as_ref() };

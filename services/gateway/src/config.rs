@@ -15,6 +15,8 @@ pub struct Config {
     pub node_id: String,
     /// Scheme, host and port that browsers see, such as `https://omnirun.example`. Without it, `Origin` is compared with `Host`.
     pub origin: Option<String>,
+    /// Proxies of ours that a request from outside passes, each of which appends to `X-Forwarded-For` the address that it saw.
+    pub proxies: u8,
     /// The template of a request that names none.
     pub default_template: String,
     /// Who may read `/metrics`.
@@ -87,6 +89,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             node_id: "gateway".to_owned(),
             origin: None,
+            proxies: 0,
             default_template: "python-3.11".to_owned(),
             metrics: Audience::Loopback,
             limits: Limits::default(),

@@ -15,6 +15,7 @@ pub mod serve;
 
 pub mod access;
 pub mod auth;
+mod client;
 mod head;
 pub mod observe;
 pub mod token;

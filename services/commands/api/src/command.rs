@@ -1,6 +1,7 @@
 //! Commands: imperative, each answered once, each safe to send again with the same id.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
@@ -36,6 +37,38 @@ pub struct Personal(pub String);
 impl fmt::Debug for Personal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Personal([redacted])")
+    }
+}
+
+/// The network that a request came from, coarse enough to be no person's: it is counted and never stored. Its Debug prints nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientNetwork {
+    /// The first 24 bits of an IPv4 address.
+    V4([u8; 3]),
+    /// The first 56 bits of an IPv6 address: what one household or office is given (RFC 6177 section 2).
+    V6([u8; 7]),
+}
+
+impl ClientNetwork {
+    /// The network of an address; an IPv4 address written as an IPv6 one is the former.
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                Self::V4([a, b, c])
+            }
+            IpAddr::V6(address) => {
+                let [a, b, c, d, e, f, g, ..] = address.octets();
+                Self::V6([a, b, c, d, e, f, g])
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ClientNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientNetwork([redacted])")
     }
 }
 
@@ -100,6 +133,8 @@ pub enum Command {
         email: Personal,
         /// SHA-256 of a secret that the asking page keeps, to bind the code to that page.
         bind: Option<[u8; 32]>,
+        /// Where it was asked from; none = on this machine, or it cannot be told.
+        network: Option<ClientNetwork>,
     },
     /// Sign in: spend a try, compare, use the code up, open the account if there is none, and make the credential valid.
     VerifyCode {
@@ -203,3 +238,19 @@ impl Command {
 
 /// What a code's proof names when the user did not say which challenge the code answers.
 pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_a_prefix_and_prints_as_nothing() {
+        let of = |text: &str| ClientNetwork::of(text.parse().expect("an address"));
+        assert_eq!(of("192.0.2.1"), of("192.0.2.200"));
+        assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
+        assert_eq!(of("::ffff:192.0.2.9"), ClientNetwork::V4([192, 0, 2]));
+        assert_eq!(of("2001:db8:1:200::1"), of("2001:db8:1:2ff::2"));
+        assert_ne!(of("2001:db8:1:200::1"), of("2001:db8:1:300::1"));
+        assert_eq!(format!("{:?}", of("192.0.2.1")), "ClientNetwork([redacted])");
+    }
+}

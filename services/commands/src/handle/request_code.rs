@@ -1,6 +1,6 @@
 //! RequestCode: one path and one answer for every address.
 
-use omnirun_commands_api::command::Personal;
+use omnirun_commands_api::command::{ClientNetwork, Personal};
 use omnirun_commands_api::mail::{Content, Mail};
 use omnirun_commands_api::{Code, Envelope, Outcome, Rejection, Reply};
 use omnirun_events::auth::ChallengeIssued;
@@ -22,6 +22,7 @@ impl CommandService {
         envelope: &Envelope,
         typed: &Personal,
         bind: Option<[u8; 32]>,
+        network: Option<ClientNetwork>,
     ) -> Result<Reply, Failure> {
         let address = parse(typed)?;
         let now = (self.clock)();
@@ -37,7 +38,7 @@ impl CommandService {
         if let Some(earlier) = self.challenges.issued(challenge).await? {
             return again(challenge, &earlier, &issued);
         }
-        self.limits.take(&address, now)?;
+        self.limits.take(&address, network, now)?;
         let commit = CommitId::derive(envelope.id.as_bytes(), "commit");
         if self.challenges.issue(challenge, commit, issued.clone(), now).await? == Answer::Late {
             return Err(other_wish().into());

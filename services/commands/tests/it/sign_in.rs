@@ -160,7 +160,7 @@ async fn a_bound_challenge_is_for_its_page_and_strangers_spend_none_of_its_tries
     let world = World::new().await;
     let process = world.process().await;
     let bind = Some(Sha256::digest(b"page secret").into());
-    let request = Command::RequestCode { email: Personal("a@example.org".to_owned()), bind };
+    let request = Command::RequestCode { email: Personal("a@example.org".to_owned()), bind, network: None };
     let challenge = challenge_of(process.send(world.envelope(request)).await.expect("asked"));
     let code = world.mailbox.code(1).await;
     let right = || verify("a@example.org", Some(challenge), &code);

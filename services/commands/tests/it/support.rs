@@ -257,7 +257,7 @@ pub fn plans() -> Plans {
 }
 
 pub fn request_code(email: &str) -> Command {
-    Command::RequestCode { email: Personal(email.to_owned()), bind: None }
+    Command::RequestCode { email: Personal(email.to_owned()), bind: None, network: None }
 }
 
 pub fn credential() -> NewCredential {

@@ -1,9 +1,9 @@
 //! Signing in with a code sent by mail.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use data_encoding::BASE64URL_NOPAD;
 use omnirun_commands_api::command::{Command, NO_CHALLENGE, NewCredential, Personal};
 use omnirun_commands_api::{Code, Outcome, Rejection};
@@ -16,9 +16,11 @@ use utoipa::ToSchema;
 
 use crate::ask::unexpected;
 use crate::auth::{cookie, origin};
+use crate::client;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body};
 use crate::gateway::{App, Shared};
+use crate::serve::Peer;
 use crate::token::{Prefix, TokenText};
 
 /// Characters of an address, at most (RFC 5321 section 4.5.3.1.3, without the brackets).
@@ -50,6 +52,7 @@ pub(crate) struct CodeRequested {
     responses((status = 200, body = CodeRequested)))]
 pub(crate) async fn request_code(
     State(app): State<App>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     Body(body): Body<CodeRequest>,
 ) -> Result<Json<CodeRequested>, ApiError> {
@@ -57,7 +60,9 @@ pub(crate) async fn request_code(
     let email = email(body.email)?;
     let bind = body.bind.map(|text| digest(&text)).transpose()?;
     let wish = app.wish(email.0.as_bytes(), &headers)?;
-    let command = Command::RequestCode { email, bind };
+    let network =
+        peer.and_then(|Extension(Peer(peer))| client::network(peer.ip(), &headers, app.config.proxies));
+    let command = Command::RequestCode { email, bind, network };
     match app.ask(wish, Actor::System(Role::Gateway), command).await? {
         Outcome::CodeRequested { challenge, expires_in, resend_after } => Ok(Json(CodeRequested {
             challenge_id: challenge,
