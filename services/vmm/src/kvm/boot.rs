@@ -127,7 +127,7 @@ fn memory_map(size: MemoryMib) -> Vec<(u64, u64, u32)> {
 }
 
 /// The first GiB mapped to itself by pages of 2 MiB. Flags: present (0), writable (1), large (7).
-fn page_tables() -> [(u64, Vec<u8>); 3] {
+pub fn page_tables() -> [(u64, Vec<u8>); 3] {
     let large_pages = (0..512_u64).flat_map(|index| (index << 21 | 0x83).to_le_bytes()).collect();
     [
         (layout::PML4, (layout::PDPT | 3).to_le_bytes().to_vec()),
