@@ -98,7 +98,8 @@ mod tests {
         let said = settled(MonitorChoice::Kvm, &emulates, Ok(())).expect_err("it is refused");
         assert!(said.contains("only emulates") && said.contains("qemu monitor"), "{said}");
         assert_eq!(settled(MonitorChoice::Qemu, &Verdict::Works, Ok(())), Ok(Settled::Qemu));
-        let said = settled(MonitorChoice::Qemu, &Verdict::Works, Err("no program")).expect_err("it is refused");
+        let said =
+            settled(MonitorChoice::Qemu, &Verdict::Works, Err("no program")).expect_err("it is refused");
         assert!(said.contains("no program"), "{said}");
     }
 }

@@ -6,11 +6,11 @@ type Instruction = (&'static str, &'static [u8]);
 
 /// `rdi` points to [`data`].
 const INSTRUCTIONS: [Instruction; 6] = [
-    ("MOVDQA (SSE)", &[0x66, 0x0f, 0x6f, 0x07]),       // movdqa xmm0, [rdi]
-    ("PXOR (SSE)", &[0x66, 0x0f, 0xef, 0x47, 0x10]),   // pxor   xmm0, [rdi + 16]
+    ("MOVDQA (SSE)", &[0x66, 0x0f, 0x6f, 0x07]), // movdqa xmm0, [rdi]
+    ("PXOR (SSE)", &[0x66, 0x0f, 0xef, 0x47, 0x10]), // pxor   xmm0, [rdi + 16]
     ("MOVDQA (SSE)", &[0x66, 0x0f, 0x7f, 0x47, 0x20]), // movdqa [rdi + 32], xmm0
-    ("XRSTOR", &[0x0f, 0xae, 0x6f, 0x40]),             // xrstor [rdi + 64], of the components in edx:eax
-    ("CMPXCHG16B", &[0x48, 0x0f, 0xc7, 0x4f, 0x30]),   // cmpxchg16b [rdi + 48]: rdx:rax there becomes rcx:rbx
+    ("XRSTOR", &[0x0f, 0xae, 0x6f, 0x40]),       // xrstor [rdi + 64], of the components in edx:eax
+    ("CMPXCHG16B", &[0x48, 0x0f, 0xc7, 0x4f, 0x30]), // cmpxchg16b [rdi + 48]: rdx:rax there becomes rcx:rbx
     ("HLT", &[0xf4]),
 ];
 

@@ -35,8 +35,9 @@ pub fn run(device: &Kvm, give_up: &AtomicBool) -> Verdict {
     if device.get_api_version() != API_VERSION {
         return Verdict::Broken { why: "it is of another version, or no KVM at all".to_owned() };
     }
-    attempt(device, give_up)
-        .unwrap_or_else(|Refused { step, error }| Verdict::Broken { why: format!("it cannot {step} ({error})") })
+    attempt(device, give_up).unwrap_or_else(|Refused { step, error }| Verdict::Broken {
+        why: format!("it cannot {step} ({error})"),
+    })
 }
 
 fn attempt(device: &Kvm, give_up: &AtomicBool) -> Result<Verdict, Refused> {
