@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use clap::Args;
 use omnirun_ops::doctor::{self, Facts, Handed, Trouble};
 use omnirun_vmm::probe::Verdict;
-use omnirun_vmm::store::Template;
+use omnirun_vmm::store::{StoreError, Template};
 
 /// Options of `omnirun doctor`
 #[derive(Debug, Args)]
@@ -38,9 +37,12 @@ fn templates(images: &Path) -> Result<Vec<String>, Trouble> {
         return Err(trouble(format!("{} holds no template", images.display())));
     }
     for name in &names {
-        if let Err(error) = Template::open(images, name) {
-            return Err(trouble(format!("the template {name} is not whole: {}", anyhow::Error::from(error))));
-        }
+        Template::open(images, name).map_err(|error| match error {
+            StoreError::Missing { path, source } => {
+                trouble(format!("cannot read {} ({source})", path.display()))
+            }
+            StoreError::BadName => trouble(format!("{name:?} is no template's name")),
+        })?;
     }
     Ok(names)
 }

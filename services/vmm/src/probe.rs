@@ -81,9 +81,7 @@ impl Verdict {
                 "load the module kvm_amd or kvm_intel; in a virtual machine, turn on nested virtualisation",
             ),
             Self::Forbidden => Some("let this user read and write it, or run as root"),
-            Self::Emulates { .. } => {
-                Some("use a host, or a kind of virtual machine, with AMD's SVM or Intel's VMX")
-            }
+            Self::Emulates { .. } => Some("use a host that has AMD's SVM or Intel's VMX"),
             Self::Broken { .. } => Some("see what the kernel says about kvm in dmesg"),
         }
     }
@@ -103,7 +101,7 @@ impl fmt::Display for Verdict {
             Self::Absent => write!(out, "there is no /dev/kvm, or no KVM behind it"),
             Self::Forbidden => write!(out, "this user may not open /dev/kvm"),
             Self::Emulates { stops_at } => {
-                write!(out, "/dev/kvm only emulates: it cannot execute {stops_at}, which every kernel does")
+                write!(out, "/dev/kvm only emulates, and cannot emulate {stops_at}")
             }
             Self::Broken { why } => write!(out, "/dev/kvm does not work: {why}"),
         }

@@ -87,7 +87,7 @@ fn kvm(facts: &Facts, Handed { kvm, .. }: &Handed) -> Finding {
     match kvm {
         Ok(said) => ok("kvm", said.as_str()),
         Err(Trouble { what, remedy }) if facts.qemu == Presence::Present => {
-            warn("kvm", format!("{what}; sandboxes run in QEMU, which is slower"), remedy.as_str())
+            warn("kvm", format!("{what}, so sandboxes run in QEMU, slower"), remedy.as_str())
         }
         Err(Trouble { what, remedy }) => bad("kvm", what.as_str(), remedy.as_str()),
     }
@@ -144,7 +144,7 @@ fn cgroup(facts: &Facts) -> Finding {
         }
         Cgroup::Writable { at, lacks } => {
             let lacks = lacks.join(", ");
-            warn("cgroup", format!("version 2 in {at} does not have {lacks}, so {UNLIMITED} in that"), BOOT)
+            warn("cgroup", format!("version 2 in {at} does not limit {lacks}"), BOOT)
         }
     }
 }
@@ -188,7 +188,7 @@ fn cores(facts: &Facts) -> Finding {
             Some(program) => {
                 let program = program.split_whitespace().next().unwrap_or("a program");
                 let text = format!(
-                    "of crashed programs go to {program}; OmniRun's forbid it, and nothing else should depend on that"
+                    "of crashed programs go to {program}, and only OmniRun's own limits hold guests' back"
                 );
                 warn("cores", text, "sysctl -w kernel.core_pattern=core")
             }
@@ -283,7 +283,7 @@ mod tests {
             check(|facts, _| facts.smt = smt.map(str::to_owned), &[(Grade::Warn, "smt", "")]);
         }
         for (pattern, word) in
-            [(Some("|/usr/lib/collect %p"), "/usr/lib/collect;"), (Some("|"), "a program"), (None, "/proc")]
+            [(Some("|/usr/lib/collect %p"), "/usr/lib/collect,"), (Some("|"), "a program"), (None, "/proc")]
         {
             check(
                 |facts, _| facts.core_pattern = pattern.map(str::to_owned),
