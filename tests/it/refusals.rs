@@ -159,7 +159,8 @@ async fn a_corrupt_record_is_refused_with_its_position_and_mended_from_a_copy() 
 
 #[tokio::test]
 async fn a_guest_that_dies_ends_its_sandbox_and_whoever_waits_is_told() -> Result<()> {
-    let mut world = World::start(&["--pool", "0"]).await?;
+    // The one whose guest is a process that can be killed without its owner.
+    let mut world = World::start(&["--pool", "0", "--monitor", "qemu"]).await?;
     let (user, _) = world.user("dead@example.org").await?;
     let id = sandbox(&user, json!({ "template": "base", "timeout": 120 })).await?;
     run(&user, &id, "true").await?;
