@@ -110,7 +110,7 @@ impl fmt::Display for Verdict {
 
 fn of_device(path: &CStr) -> Verdict {
     match kvm_ioctls::Kvm::new_with_path(path) {
-        Ok(device) => bounded(move |give_up| trial::run(&device, give_up), TRIAL_MAX),
+        Ok(device) => bounded(move |give_up| trial::run(&device, &program::code(), give_up), TRIAL_MAX),
         Err(error) => Verdict::of_refused_open(error.into()),
     }
 }
@@ -215,6 +215,21 @@ mod tests {
         assert!(matches!(bounded(stuck, Duration::from_millis(20)), Verdict::Broken { .. }));
         assert!(since.elapsed() < TRIAL_MAX + LEAVE_MAX, "{:?}", since.elapsed());
         drop(release);
+    }
+
+    #[test]
+    fn a_guest_that_spins_in_kvm_is_made_to_leave_it() {
+        let Ok(device) = kvm_ioctls::Kvm::new() else { return };
+        let (left, has_left) = channel();
+        let spins = move |give_up: &AtomicBool| {
+            // jmp to itself.
+            let _ = left.send(trial::run(&device, b"\xeb\xfe", give_up));
+            Verdict::Works
+        };
+        let verdict = bounded(spins, Duration::from_millis(100));
+        assert!(matches!(&verdict, Verdict::Broken { why } if why.contains("did not end")), "{verdict}");
+        let inside = has_left.recv_timeout(LEAVE_MAX).expect("KVM let go of its thread");
+        assert_eq!(inside, Verdict::Broken { why: "it was interrupted".to_owned() });
     }
 
     #[test]

@@ -30,20 +30,20 @@ fn refused<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Refused {
     move |error| Refused { step, error: error.into() }
 }
 
-/// Runs the guest until it halts, is refused, or is to give up.
-pub fn run(device: &Kvm, give_up: &AtomicBool) -> Verdict {
+/// Runs a guest with this code until it halts, is refused, or is to give up. It is to leave [`program::result`].
+pub fn run(device: &Kvm, code: &[u8], give_up: &AtomicBool) -> Verdict {
     if device.get_api_version() != API_VERSION {
         return Verdict::Broken { why: "it is of another version, or no KVM at all".to_owned() };
     }
-    attempt(device, give_up).unwrap_or_else(|Refused { step, error }| Verdict::Broken {
+    attempt(device, code, give_up).unwrap_or_else(|Refused { step, error }| Verdict::Broken {
         why: format!("it cannot {step} ({error})"),
     })
 }
 
-fn attempt(device: &Kvm, give_up: &AtomicBool) -> Result<Verdict, Refused> {
+fn attempt(device: &Kvm, code: &[u8], give_up: &AtomicBool) -> Result<Verdict, Refused> {
     let memory = Memory::empty(MEMORY).map_err(|_| out_of_memory())?;
     let mut placed: Vec<_> = boot::page_tables().into();
-    placed.extend([(CODE, program::code()), (DATA, program::data())]);
+    placed.extend([(CODE, code.to_vec()), (DATA, program::data())]);
     for (at, bytes) in placed {
         memory.ram().write_slice(&bytes, GuestAddress(at)).map_err(|_| out_of_memory())?;
     }
@@ -110,4 +110,30 @@ fn execute(vcpu: &mut VcpuFd, give_up: &AtomicBool) -> Result<Verdict, Refused> 
     }
     let regs = vcpu.get_regs().map_err(refused("read a processor"))?;
     Ok(Verdict::Emulates { stops_at: program::name_at(regs.rip.wrapping_sub(CODE)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// None on a host without KVM.
+    fn tried(code: &[u8]) -> Option<Verdict> {
+        let device = Kvm::new().ok()?;
+        Some(run(&device, code, &AtomicBool::new(false)))
+    }
+
+    #[test]
+    fn a_guest_that_halts_without_having_done_its_work_is_found_out() {
+        if let Some(verdict) = tried(b"\xf4") {
+            assert_eq!(verdict, Verdict::Broken { why: "it executes instructions wrongly".to_owned() });
+        }
+    }
+
+    #[test]
+    fn an_instruction_that_is_not_executed_is_named() {
+        // movdqa, and ud2 where pxor would be.
+        if let Some(verdict) = tried(b"\x66\x0f\x6f\x07\x0f\x0b") {
+            assert_eq!(verdict, Verdict::Emulates { stops_at: "PXOR (SSE)" });
+        }
+    }
 }
