@@ -6,6 +6,7 @@ mod wiring;
 mod roles;
 mod up;
 
+mod doctor;
 mod ops;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Role {
     /// Own one guest: started by a worker, with its orders on standard input
     #[command(hide = true)]
     Vmm,
+    /// Say what this host can do for sandboxes, why, and what to change; fails where none can run
+    Doctor(doctor::Options),
     /// Make keys, read the log, replay and verify it
     Ops(ops::Arguments),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     match cli.role {
         // Before any runtime: the owner of a guest makes its own, small one.
         Role::Vmm => omnirun_owner::main(),
+        Role::Doctor(options) => doctor::run(&options),
         Role::Ops(args) => on_runtime(async { Ok(ExitCode::from(ops::run(args).await.code())) }),
         Role::Up(options) => serve(up::run(options)),
         Role::Commands(options) => serve(roles::commands::run(options)),

@@ -47,6 +47,8 @@ pub fn open_store(data: &Path) -> Result<EmbeddedLog> {
 
 /// Runs until it is asked to stop or a part of it ends.
 pub async fn run(options: Options) -> Result<()> {
+    // A host that cannot do what it is asked for is refused before anything is made.
+    host::settle(options.host.monitor).await?;
     let data = options.make_data()?;
     let plans = Arc::new(options.plans.load()?);
     let listener = TcpListener::bind(options.listen).await;

@@ -10,6 +10,7 @@ use omnirun_events::signing::Signer;
 use omnirun_events::unit::{Mebibytes, Shape, Vcpus};
 use omnirun_projections::Directory;
 use omnirun_runner::Live;
+use omnirun_vmm::Settled;
 use omnirun_vmm::store::Template;
 use omnirun_vmm_api::MonitorChoice;
 use omnirun_worker::config::METER_EVERY;
@@ -32,6 +33,18 @@ pub struct HostOptions {
     /// Sandboxes that run at once
     #[arg(long, env = "OMNIRUN_SANDBOXES_MAX", default_value_t = 16)]
     pub sandboxes_max: u32,
+    /// What runs guests: auto, kvm or qemu. auto is kvm where it works, as `omnirun doctor` says, and qemu elsewhere
+    #[arg(long, env = "OMNIRUN_MONITOR", default_value = "auto", value_parser = parse_monitor)]
+    pub monitor: MonitorChoice,
+}
+
+fn parse_monitor(text: &str) -> Result<MonitorChoice, String> {
+    match text {
+        "auto" => Ok(MonitorChoice::Auto),
+        "kvm" => Ok(MonitorChoice::Kvm),
+        "qemu" => Ok(MonitorChoice::Qemu),
+        _ => Err("it is one of auto, kvm and qemu".to_owned()),
+    }
 }
 
 /// Where gateways reach the host.
@@ -55,6 +68,8 @@ pub async fn start(
     let images = options.images.canonicalize().with_context(|| {
         format!("{} is missing; make the guest images with scripts/guest-image", options.images.display())
     })?;
+    let monitor = settle(options.monitor).await?;
+    tracing::info!(monitor = monitor.name(), "guests run in this monitor; omnirun doctor says why");
     let parts = Parts {
         stores,
         directory,
@@ -65,12 +80,22 @@ pub async fn start(
         state_dir: state.join("run"),
         executable: std::env::current_exe().context("cannot find this program's own file")?,
         clock: process::clock(),
-        config: config(options, &images, data_path)?,
+        config: config(options, &images, monitor, data_path)?,
     };
     Worker::start(parts).await.context("cannot start the worker")
 }
 
-fn config(options: &HostOptions, images: &Path, data_path: DataPath) -> Result<Config> {
+/// Which monitor all guests of this host get: found out once, and not by each of them.
+pub async fn settle(choice: MonitorChoice) -> Result<Settled> {
+    // Trying KVM blocks for some milliseconds, the first time.
+    let settled = tokio::task::spawn_blocking(move || omnirun_vmm::settle(choice)).await;
+    let settled =
+        settled.context("the trial of KVM was interrupted")?.context("cannot run guests on this host")?;
+    tracing::info!(monitor = settled.name(), "guests run in this monitor; omnirun doctor says why");
+    Ok(settled)
+}
+
+fn config(options: &HostOptions, images: &Path, monitor: Settled, data_path: DataPath) -> Result<Config> {
     Ok(Config {
         listen: data_path.listen,
         advertised: data_path.advertised,
@@ -78,8 +103,8 @@ fn config(options: &HostOptions, images: &Path, data_path: DataPath) -> Result<C
         vcpus_max: Vcpus(8),
         memory_max: Mebibytes(16 * 1024),
         default_shape: DEFAULT_SHAPE,
-        monitor: MonitorChoice::Auto,
-        monitor_name: "qemu-tcg".to_owned(),
+        monitor: monitor.choice(),
+        monitor_name: monitor.name().to_owned(),
         templates: offers(images, options.pool)?,
         meter_every: METER_EVERY,
     })

@@ -54,6 +54,46 @@ async fn a_template_store_without_its_kernel_is_refused_with_the_path_and_the_re
     Ok(())
 }
 
+/// What `omnirun doctor` prints about this host, a line each, and its exit code.
+async fn doctor(images: &Path) -> Result<(Vec<String>, Option<i32>)> {
+    let mut doctor = Command::new(binary()?);
+    doctor.arg("doctor").arg("--images").arg(images).stdin(Stdio::null());
+    let ended = tokio::time::timeout(REFUSAL_MAX, doctor.output()).await.context("it did not end")??;
+    let text = String::from_utf8(ended.stdout)?;
+    Ok((text.lines().map(str::to_owned).collect(), ended.status.code()))
+}
+
+#[tokio::test]
+async fn the_doctor_names_what_it_finds_and_fails_where_no_sandbox_can_run() -> Result<()> {
+    let (said, code) = doctor(&images()).await?;
+    let names: Vec<_> = said.iter().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let expected =
+        ["kvm", "qemu", "images", "programs", "user", "cgroup", "swap", "ksm", "smt", "cores", "can"];
+    assert_eq!((names, code), (expected.to_vec(), Some(0)), "{said:#?}");
+    assert!(said[2].starts_with("ok    images    templates: ") && said[2].contains("base"), "{}", said[2]);
+    let (said, code) = doctor(Path::new("/nowhere")).await?;
+    assert_eq!(said[2], "bad   images    /nowhere holds no template: make them with scripts/guest-image");
+    assert_eq!((said.last().map(String::as_str), code), (Some("sandboxes cannot run on this host"), Some(1)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn kvm_that_was_asked_for_is_used_where_the_doctor_finds_it_and_refused_elsewhere_before_anything_is_made()
+-> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let data = directory.path().join("data");
+    let (said, _) = doctor(&images()).await?;
+    if said[0].starts_with("ok ") {
+        let up = Up::start(&data, &["--monitor", "kvm", "--pool", "0"]).await?;
+        return up.stop().await;
+    }
+    let images = images().to_string_lossy().into_owned();
+    let said = refusal(&data, &["--monitor", "kvm", "--listen", "127.0.0.1:0", "--images", &images]).await?;
+    assert!(said.contains("/dev/kvm") && said.contains("or use the qemu monitor"), "{said}");
+    assert!(!data.exists(), "nothing of an installation that never ran");
+    Ok(())
+}
+
 #[tokio::test]
 async fn on_a_full_disk_readers_are_served_writers_are_told_and_nothing_acknowledged_is_lost() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -119,7 +159,8 @@ async fn a_corrupt_record_is_refused_with_its_position_and_mended_from_a_copy() 
 
 #[tokio::test]
 async fn a_guest_that_dies_ends_its_sandbox_and_whoever_waits_is_told() -> Result<()> {
-    let mut world = World::start(&["--pool", "0"]).await?;
+    // The one whose guest is a process that can be killed without its owner.
+    let mut world = World::start(&["--pool", "0", "--monitor", "qemu"]).await?;
     let (user, _) = world.user("dead@example.org").await?;
     let id = sandbox(&user, json!({ "template": "base", "timeout": 120 })).await?;
     run(&user, &id, "true").await?;

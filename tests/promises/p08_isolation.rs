@@ -8,7 +8,8 @@ use serde_json::json;
 
 #[tokio::test]
 async fn two_sandboxes_have_kernels_of_their_own_and_no_way_to_anybody() -> Result<()> {
-    let mut world = World::start(&["--pool", "0"]).await?;
+    // By name, also where KVM works: what is looked at below are QEMU's processes. The lab looks at our own monitor's.
+    let mut world = World::start(&["--pool", "0", "--monitor", "qemu"]).await?;
     let port = world.up.address.rsplit(':').next().expect("an address has a port").to_owned();
     let (user, _) = world.user("p08@example.org").await?;
     let wish = json!({ "template": "base", "timeout": 120 });

@@ -5,11 +5,13 @@
 //! made but was said by somebody who may not say it. And it works while everything else does not: on the store alone, with no service up.
 //!
 //! Reading order: [`command`] (what can be asked), [`identity`] (the keys of an installation), then one file per command, and
-//! [`socket`], through which they read while `omnirun up` holds the store.
+//! [`socket`], through which they read while `omnirun up` holds the store. [`doctor`] is about the host, and needs neither.
 
 pub mod command;
 
 pub mod identity;
+
+pub mod doctor;
 
 mod replay;
 mod show;

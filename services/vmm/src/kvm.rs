@@ -45,9 +45,10 @@ use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, SnapshotFiles, VmSpec
 
 use guest::KvmGuest;
 
-const DEVICE: &str = "/dev/kvm";
+use crate::probe::Verdict;
+
 /// The only version that there has ever been (Linux' Documentation/virt/kvm/api.rst).
-const API_VERSION: i32 = 12;
+pub const API_VERSION: i32 = 12;
 
 /// KVM of this host.
 pub struct Kvm {
@@ -63,18 +64,13 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> MonitorError {
 }
 
 impl Kvm {
-    /// Opens KVM. That it opens does not say that it can run a stock kernel.
+    /// Opens KVM. That it opens does not say that it can run a stock kernel: [`Verdict::of_this_host`] does.
     pub fn find() -> Result<Self, MonitorError> {
-        let unavailable = |reason: String| MonitorError::Unavailable { monitor: "kvm", reason };
-        let device = kvm_ioctls::Kvm::new().map_err(|error| {
-            let remedy = match io::Error::from(error).kind() {
-                io::ErrorKind::NotFound => "load the module kvm_amd or kvm_intel, or use the qemu monitor",
-                _ => "let this user read and write it, or use the qemu monitor",
-            };
-            unavailable(format!("cannot open {DEVICE} ({error}): {remedy}"))
-        })?;
+        let device = kvm_ioctls::Kvm::new();
+        let device = device.map_err(|error| Verdict::of_refused_open(error.into()).refusal())?;
         if device.get_api_version() != API_VERSION {
-            return Err(unavailable(format!("{DEVICE} speaks another version: use the qemu monitor")));
+            let why = "it is of another version, or no KVM at all".to_owned();
+            return Err(Verdict::Broken { why }.refusal());
         }
         vcpu::prepare_signal()?;
         Ok(Self { device, spare: Mutex::new(None), console: None })

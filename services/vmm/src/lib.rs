@@ -1,9 +1,12 @@
 //! Monitors for virtual machines, behind one trait: one that runs QEMU as its child, and our own on KVM inside the
 //! calling process. No async runtime, no message bus, no events.
 //!
-//! Reading order: [`choose`], [`store`] (where a template's files are), then [`qemu`] and [`kvm`].
+//! Reading order: [`choose`], [`probe`] (whether KVM works here), [`store`] (where a template's files are), then [`qemu`]
+//! and [`kvm`].
 
 mod choose;
+
+pub mod probe;
 
 pub mod store;
 
@@ -11,4 +14,4 @@ pub mod qemu;
 
 pub mod kvm;
 
-pub use choose::choose;
+pub use choose::{Settled, choose, settle};

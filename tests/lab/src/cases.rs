@@ -1,5 +1,6 @@
 //! The cases of the lab, each a sentence that must be true of the monitor. A case that fails does not stop the others.
 
+mod bad_input;
 mod life;
 mod pause;
 pub mod snapshot;
@@ -12,6 +13,7 @@ use anyhow::Result;
 type Case = (&'static str, fn() -> Result<String>);
 
 const CASES: &[Case] = &[
+    ("the_trial_of_kvm_finds_that_it_works", bad_input::kvm_works),
     ("a_guest_boots_answers_runs_a_command_and_is_killed", life::boots_answers_runs_and_is_killed),
     ("a_guest_has_as_many_processors_as_it_was_given", life::has_as_many_processors_as_it_was_given),
     ("a_guest_sees_its_memory_around_the_devices", life::sees_its_memory_around_the_devices),
@@ -25,6 +27,9 @@ const CASES: &[Case] = &[
     ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
     ("a_snapshot_of_two_processors_goes_on_with_both", snapshot::with_two_processors),
     ("snapshots_that_are_cut_changed_or_foreign_are_refused_by_name", snapshot::refusals),
+    ("files_of_the_wrong_kind_are_refused_by_name_and_leave_nothing", bad_input::files_are_refused),
+    ("shapes_that_no_guest_has_are_refused_with_the_limits", bad_input::shapes_are_refused),
+    ("a_user_who_may_not_open_kvm_is_told_what_to_do", bad_input::permission_is_asked_for),
 ];
 
 /// Runs those whose name contains `only`, or all, and prints a line for each and one at the end.

@@ -22,7 +22,8 @@ use serde_json::{Value, json};
 
 /// The template store in the initramfs.
 pub const STORE: &str = "/images";
-const PROGRAM: &str = "/omnirun-owner";
+/// The owner.
+pub const PROGRAM: &str = "/omnirun-owner";
 /// How long one step may take. A boot in the lab takes seconds, eight at once a minute.
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -47,7 +48,7 @@ impl Drop for Owner {
 }
 
 /// The spec of most cases.
-fn spec(name: &str) -> OwnerSpec {
+pub fn spec(name: &str) -> OwnerSpec {
     OwnerSpec {
         vm_id: name.to_owned(),
         store: STORE.into(),

@@ -58,7 +58,8 @@ pub fn spec(state: &Path, template: &str) -> OwnerSpec {
         state_dir: state.into(),
         vcpus: Vcpus(1),
         memory: MemoryMib(256),
-        monitor: MonitorChoice::Auto,
+        // On every host, so that all see the same; the lab's cases have the other one.
+        monitor: MonitorChoice::Qemu,
         start_from: StartFrom::Boot,
         purpose: Purpose::Sandbox,
         boot_limit: boot_limit_default(),

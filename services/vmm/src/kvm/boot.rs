@@ -6,7 +6,10 @@
 use std::{fs::File, io, path::Path};
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use linux_loader::loader::{KernelLoader, elf::Elf};
+use linux_loader::loader::{
+    Error, KernelLoader,
+    elf::{self, Elf, PvhBootCapability},
+};
 use omnirun_vmm_api::{ImageFiles, MemoryMib, MonitorError};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -15,6 +18,9 @@ use super::{acpi, acpi::Announced, layout, mapped::Mapped, memory};
 /// Kinds of memory in the kernel's map.
 const USABLE: u32 = 1;
 const RESERVED: u32 = 2;
+
+/// First bytes of a cpio archive in the one format that kernels read (Linux' buffer-format.rst, `c_magic`).
+const CPIO: &[u8] = b"070701";
 
 const REMEDY: &str = "make it again with scripts/guest-image";
 
@@ -49,10 +55,17 @@ struct Loaded {
 fn load_kernel(ram: &memory::Ram, path: &Path) -> Result<Loaded, MonitorError> {
     let file = Mapped::new(&open(path)?).map_err(unreadable(path))?;
     let loaded = Elf::load(ram, None, &mut io::Cursor::new(&*file), Some(GuestAddress(layout::HIGH_MEMORY)));
-    let loaded = loaded.map_err(|error| {
-        let reason = format!("it is no kernel that fits the guest's memory ({error}): {REMEDY}");
-        MonitorError::BadFile { path: path.to_owned(), reason }
+    let refused = |reason: String| MonitorError::BadFile { path: path.to_owned(), reason };
+    let loaded = loaded.map_err(|error| match error {
+        Error::Elf(elf::Error::ReadKernelImage) => refused(format!(
+            "it is cut short, or the guest's memory is too small for it: {REMEDY}, or give the guest more"
+        )),
+        _ => refused(format!("it is no kernel: {REMEDY}")),
     })?;
+    // Linux kernels for guests say where such monitors enter them; any other program of this format does not.
+    if !matches!(loaded.pvh_boot_cap, PvhBootCapability::PvhEntryPresent(_)) {
+        return Err(refused(format!("it is a program, and no kernel for guests: {REMEDY}")));
+    }
     Ok(Loaded { start: loaded.kernel_load.0, end: loaded.kernel_end })
 }
 
@@ -64,6 +77,10 @@ fn load_initramfs(
     path: &Path,
 ) -> Result<(u32, u32), MonitorError> {
     let file = Mapped::new(&open(path)?).map_err(unreadable(path))?;
+    if !file.starts_with(CPIO) {
+        let reason = format!("it is no cpio archive: {REMEDY}");
+        return Err(MonitorError::BadFile { path: path.to_owned(), reason });
+    }
     let length = file.len() as u64;
     let end = size.bytes().0.min(layout::LOW_MEMORY_END);
     let start = end.checked_sub(length).map(|start| start & !(layout::PAGE - 1));
@@ -127,7 +144,7 @@ fn memory_map(size: MemoryMib) -> Vec<(u64, u64, u32)> {
 }
 
 /// The first GiB mapped to itself by pages of 2 MiB. Flags: present (0), writable (1), large (7).
-fn page_tables() -> [(u64, Vec<u8>); 3] {
+pub fn page_tables() -> [(u64, Vec<u8>); 3] {
     let large_pages = (0..512_u64).flat_map(|index| (index << 21 | 0x83).to_le_bytes()).collect();
     [
         (layout::PML4, (layout::PDPT | 3).to_le_bytes().to_vec()),
@@ -187,49 +204,82 @@ mod tests {
 
     const SMALL: Announced = Announced { vcpus: Vcpus(1), devices: 3, serial: Serial::Absent };
 
-    fn refused(kernel: &[u8], initramfs: &[u8]) -> String {
-        let home = tempfile::tempdir().expect("a directory for the test");
+    fn place(home: &Path, kernel: &[u8], initramfs: &[u8]) -> ImageFiles {
         let place = |name: &str, bytes: &[u8]| {
-            let path = home.path().join(name);
+            let path = home.join(name);
             std::fs::write(&path, bytes).expect("the directory is ours");
             path
         };
-        let files = ImageFiles {
+        ImageFiles {
             kernel: place("vmlinux", kernel),
             initramfs: place("initramfs.cpio", initramfs),
-            root: home.path().join("root"),
-        };
+            root: home.join("root"),
+        }
+    }
+
+    fn refused(kernel: &[u8], initramfs: &[u8]) -> String {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        let files = place(home.path(), kernel, initramfs);
         let memory = memory::Memory::empty(MemoryMib(2)).expect("it is small");
         load(memory.ram(), MemoryMib(2), &files, "quiet", SMALL).expect_err("it is refused").to_string()
     }
 
-    /// A 64-bit ELF file with one segment of one byte at 1 MiB, which is where it starts.
-    fn tiny_kernel() -> Vec<u8> {
-        let mut elf = vec![0; 64 + 56 + 1];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        elf[6] = 1;
-        elf[16..20].copy_from_slice(&[2, 0, 62, 0]);
-        elf[20] = 1;
+    /// A 64-bit ELF file with one segment of one byte at 1 MiB, which is where it starts, and a note of this kind: 18 is
+    /// the entry for monitors.
+    fn tiny_kernel(note: u8) -> Vec<u8> {
+        let mut elf = vec![0; 64 + 2 * 56];
+        elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        elf[16..21].copy_from_slice(&[2, 0, 62, 0, 1]);
         elf[24..32].copy_from_slice(&layout::HIGH_MEMORY.to_le_bytes()); // entry
         elf[32] = 64; // program headers
-        elf[52] = 64;
-        elf[54] = 56;
-        elf[56] = 1;
-        elf[64] = 1; // PT_LOAD
-        elf[64 + 8] = 120; // offset
-        elf[64 + 24..64 + 32].copy_from_slice(&layout::HIGH_MEMORY.to_le_bytes());
-        elf[64 + 32] = 1; // length in the file
-        elf[64 + 40] = 1; // length in memory
-        elf[120] = 0xf4;
+        (elf[52], elf[54], elf[56]) = (64, 56, 2);
+        let mut describe = |at: usize, kind: u8, offset: u8, length: u8| {
+            (elf[at], elf[at + 8]) = (kind, offset);
+            elf[at + 24..at + 32].copy_from_slice(&layout::HIGH_MEMORY.to_le_bytes());
+            (elf[at + 32], elf[at + 40]) = (length, length); // in the file, in memory
+        };
+        describe(64, 4, 176, 20); // PT_NOTE
+        describe(64 + 56, 1, 196, 1); // PT_LOAD
+        elf.extend([[4, 0, 0, 0], [4, 0, 0, 0], [note, 0, 0, 0], *b"Xen\0", [0, 0, 16, 0]].concat());
+        elf.push(0xf4);
         elf
     }
 
+    #[track_caller]
+    fn check_refused(kernel: &[u8], initramfs: &[u8], path: &str, reason: &str, remedy: &str) {
+        let said = refused(kernel, initramfs);
+        assert!(said.contains(path) && said.contains(reason) && said.contains(remedy), "{said}");
+    }
+
     #[test]
-    fn what_is_no_kernel_or_does_not_fit_is_refused_with_its_path_and_a_remedy() {
-        let said = refused(b"#!/bin/sh\n", b"x");
-        assert!(said.contains("vmlinux") && said.contains("scripts/guest-image"), "{said}");
-        let said = refused(&tiny_kernel(), &vec![0; 2 << 20]);
-        assert!(said.contains("initramfs.cpio") && said.contains("give the guest more"), "{said}");
+    fn what_is_no_kernel_is_refused_with_its_path_and_a_remedy() {
+        let check =
+            |kernel: &[u8], reason| check_refused(kernel, CPIO, "vmlinux", reason, "scripts/guest-image");
+        let whole = tiny_kernel(18);
+        check(b"#!/bin/sh\n", "it is no kernel");
+        check(b"", "it is empty");
+        check(&whole[..70], "it is no kernel");
+        check(&whole[..196], "it is cut short");
+        check(&tiny_kernel(17), "it is a program, and no kernel");
+    }
+
+    #[test]
+    fn what_is_no_initramfs_or_does_not_fit_is_refused_with_its_path_and_a_remedy() {
+        let check = |initramfs: &[u8], reason, remedy| {
+            check_refused(&tiny_kernel(18), initramfs, "initramfs.cpio", reason, remedy);
+        };
+        check(b"\x1f\x8b", "it is no cpio archive", "scripts/guest-image");
+        let large = [CPIO, &vec![0; 2 << 20]].concat();
+        check(&large, "the guest's memory is too small for it", "give the guest more");
+    }
+
+    #[test]
+    fn what_is_whole_is_loaded() {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        let files = place(home.path(), &tiny_kernel(18), CPIO);
+        let memory = memory::Memory::empty(MemoryMib(2)).expect("it is small");
+        let entry = load(memory.ram(), MemoryMib(2), &files, "quiet", SMALL).expect("it is whole");
+        assert_eq!(entry, layout::HIGH_MEMORY);
     }
 
     #[test]

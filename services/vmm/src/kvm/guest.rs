@@ -73,7 +73,15 @@ fn check_shape(vcpus: Vcpus, memory: MemoryMib) -> Result<(), MonitorError> {
     if VCPUS.contains(&vcpus.0) && MEMORY_MIB.contains(&memory.0) {
         return Ok(());
     }
-    let reason = "the kvm monitor's guests have 1 to 8 vCPUs and 128 to 32768 MiB of memory".to_owned();
+    let reason = format!(
+        "a guest of {} vCPUs and {} MiB is not possible: ask for {} to {} vCPUs and {} to {} MiB",
+        vcpus.0,
+        memory.0,
+        VCPUS.start(),
+        VCPUS.end(),
+        MEMORY_MIB.start(),
+        MEMORY_MIB.end(),
+    );
     Err(MonitorError::Refused { command: "start", reason })
 }
 
@@ -138,7 +146,7 @@ impl KvmGuest {
         let state = snapshot::read(files, spec)?;
         let memory = Memory::of_file(spec.memory, &files.memory)?;
         let parts = assemble(kvm, spec, kvm.machine()?, memory)?;
-        snapshot::check_processor(&state, &cpuid::fingerprint(&parts.supported), files)?;
+        snapshot::check_processor(&state.fingerprint, &cpuid::fingerprint(&parts.supported), files)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
         for (vcpu, saved) in vcpus.iter().zip(&state.processors) {
             saved.load(vcpu)?;
@@ -260,5 +268,23 @@ impl Guest for KvmGuest {
             self.ended.note(End::Killed);
         }
         Ok(self.used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_outside_of_the_limits_are_refused_with_the_limits() {
+        for (vcpus, memory) in [(1, 128), (8, 32 * 1024)] {
+            assert!(check_shape(Vcpus(vcpus), MemoryMib(memory)).is_ok());
+        }
+        for (vcpus, memory) in [(0, 128), (9, 128), (1, 127), (1, 32 * 1024 + 1)] {
+            let said = check_shape(Vcpus(vcpus), MemoryMib(memory)).expect_err("it is refused").to_string();
+            let expected =
+                format!("{vcpus} vCPUs and {memory} MiB is not possible: ask for 1 to 8 vCPUs and 128 to");
+            assert!(said.contains(&expected), "{said}");
+        }
     }
 }

@@ -15,6 +15,9 @@ impl Mapped {
     pub fn new(file: &File) -> io::Result<Self> {
         let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
         let length = usize::try_from(file.metadata()?.len()).map_err(too_long)?;
+        if length == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+        }
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: a new mapping anywhere, that no code refers to.
         let at = unsafe { mmap(ptr::null_mut(), length, ProtFlags::READ, flags, file, 0) }?;

@@ -113,8 +113,8 @@ fn check_memory(file: &File, memory: MemoryMib, id: Id) -> Result<(), &'static s
 }
 
 /// A guest goes on only on a processor like the one that it was stopped on.
-pub fn check_processor(state: &State, here: &[u32], files: &SnapshotFiles) -> Result<(), MonitorError> {
-    if state.fingerprint == here {
+pub fn check_processor(made_on: &[u32], here: &[u32], files: &SnapshotFiles) -> Result<(), MonitorError> {
+    if made_on == here {
         return Ok(());
     }
     Err(unusable(
@@ -126,6 +126,10 @@ pub fn check_processor(state: &State, here: &[u32], files: &SnapshotFiles) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+
+    use omnirun_vmm_api::{ImageFiles, Purpose};
+
     use super::*;
 
     #[test]
@@ -140,6 +144,45 @@ mod tests {
         assert_eq!(check_memory(&file, size, [7; 16]), Err("it is of another version"));
         file.set_len(1 << 20).expect("it is ours");
         assert_eq!(check_memory(&file, size, [7; 16]), Err("it is cut short, or of another guest"));
+    }
+
+    fn files_with(state: &[u8]) -> (SnapshotFiles, VmSpec) {
+        let mut file = tempfile::tempfile().expect("a file for the test");
+        file.write_all(state).expect("there is room");
+        file.rewind().expect("it is a file");
+        let memory = tempfile::tempfile().expect("a file for the test");
+        let files = SnapshotFiles { memory, state: file, directory: "store/snapshot".into() };
+        let nowhere = ImageFiles { kernel: "k".into(), initramfs: "i".into(), root: "r".into() };
+        let (vcpus, memory) = (Vcpus(1), MemoryMib(128));
+        (files, VmSpec { files: nowhere, vcpus, memory, state_dir: "s".into(), purpose: Purpose::Sandbox })
+    }
+
+    #[test]
+    fn what_is_refused_is_named_with_its_path_the_reason_and_the_remedy() {
+        let whole = codec::encode(&"not a state, and whole").expect("it is plain data");
+        let mut other = whole.clone();
+        other[8] = 9;
+        for (bytes, reason) in [
+            (&whole[..whole.len() - 1], "bytes long instead of"),
+            (&whole[..10], "bytes long instead of"),
+            (&other[..], "it is of version 9, and this program reads version"),
+            (&whole[..], "it makes no sense"),
+            (&[], "it is no snapshot"),
+        ] {
+            let (files, spec) = files_with(bytes);
+            let said = read(&files, &spec).err().expect("it is refused").to_string();
+            assert!(said.contains("store/snapshot/state") && said.contains(reason), "{said}");
+            assert!(said.ends_with(REMEDY), "{said}");
+        }
+    }
+
+    #[test]
+    fn another_processor_is_refused_with_the_path_and_the_remedy() {
+        let (files, _) = files_with(&[]);
+        assert!(check_processor(&[1, 2], &[1, 2], &files).is_ok());
+        let said = check_processor(&[1, 2], &[1, 3], &files).expect_err("it is refused").to_string();
+        assert!(said.contains("store/snapshot/state") && said.contains("another processor"), "{said}");
+        assert!(said.ends_with(REMEDY), "{said}");
     }
 
     #[test]

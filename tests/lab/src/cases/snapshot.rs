@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use omnirun_vmm::kvm::snapshot::{State, codec};
 use omnirun_vmm_api::{
     Purpose, Vcpus,
     owner::{OwnerSpec, Snapshotted, StartFrom},
@@ -135,7 +136,10 @@ pub fn refusals() -> Result<String> {
             bytes[at] ^= with;
             bytes
         };
+        let mut elsewhere: State = codec::decode(&whole)?;
+        elsewhere.fingerprint[2] ^= 1;
         let cases = [
+            ("another processor", codec::encode(&elsewhere)?, "it was made on another processor"),
             ("cut", whole[..whole.len() / 2].to_vec(), "bytes long instead of"),
             ("flipped", changed(whole.len() / 2, 4), "it is damaged"),
             ("another version", changed(8, 3), "it is of version 2"),
@@ -160,6 +164,6 @@ pub fn refusals() -> Result<String> {
         let said = refused(|_| ()).await?;
         ensure!(said.contains("/memory") && said.contains("cut short"), "a cut memory: {said}");
         fs::remove_dir_all(directory)?;
-        Ok("7 of 7".to_owned())
+        Ok("8 of 8".to_owned())
     })
 }

@@ -29,6 +29,8 @@ const DATA_PARTS_MAX: u32 = 254;
 const ID: &[u8] = b"omnirun-root\0\0\0\0\0\0\0\0";
 /// The first bytes of a squashfs image (its super block, `s_magic`).
 const SQUASHFS: &[u8] = b"hsqs";
+/// The super block up to its `bytes_used`: the last eight of these are the length of all that is in the image.
+const HEAD_BYTES: usize = 48;
 
 /// The device.
 #[derive(Debug)]
@@ -43,10 +45,15 @@ impl Block {
     pub fn open(path: &Path) -> Result<Self, MonitorError> {
         let bad = |reason: String| MonitorError::BadFile { path: path.to_owned(), reason };
         let mut file = boot::open(path)?;
-        let mut first = [0; 4];
+        let mut head = [0; HEAD_BYTES];
         let length = file.metadata().map_err(|error| bad(error.to_string()))?.len();
-        if file.read_exact(&mut first).is_err() || first != SQUASHFS || !length.is_multiple_of(SECTOR) {
+        let is_whole = file.read_exact(&mut head).is_ok();
+        if !is_whole || !head.starts_with(SQUASHFS) {
             return Err(bad("it is no squashfs image: make it again with scripts/guest-image".to_owned()));
+        }
+        let used = head.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if length < used || !length.is_multiple_of(SECTOR) {
+            return Err(bad("it is cut short: make it again with scripts/guest-image".to_owned()));
         }
         Ok(Self::new(file, length / SECTOR))
     }
@@ -242,11 +249,25 @@ mod tests {
     }
 
     #[test]
-    fn a_root_of_another_format_is_refused_with_its_path() {
-        let mut file = tempfile::NamedTempFile::new().expect("a file for the test");
-        file.write_all(&[7; 4096]).expect("there is room");
-        let said = Block::open(file.path()).expect_err("it is refused").to_string();
-        assert!(said.contains(&*file.path().to_string_lossy()) && said.contains("squashfs"), "{said}");
+    fn a_root_of_another_format_or_cut_short_is_refused_with_its_path_and_a_remedy() {
+        let check = |bytes: &[u8], reason: &str| {
+            let mut file = tempfile::NamedTempFile::new().expect("a file for the test");
+            file.write_all(bytes).expect("there is room");
+            let said = Block::open(file.path()).expect_err("it is refused").to_string();
+            let path = file.path().to_string_lossy();
+            assert!(said.contains(&*path) && said.contains(reason) && said.contains("guest-image"), "{said}");
+        };
+        check(&[7; 4096], "it is no squashfs image");
+        check(b"hsqs", "it is no squashfs image");
+        check(b"", "it is no squashfs image");
+        let mut image = vec![0; 4096];
+        image[..4].copy_from_slice(SQUASHFS);
+        image[40..48].copy_from_slice(&4090_u64.to_le_bytes());
+        check(&image[..3584], "it is cut short");
+        check(&image[..4095], "it is cut short");
+        let whole = tempfile::NamedTempFile::new().expect("a file for the test");
+        std::fs::write(whole.path(), &image).expect("there is room");
+        assert_eq!(Block::open(whole.path()).expect("it is whole").sectors, 8);
     }
 
     proptest! {
