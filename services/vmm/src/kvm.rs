@@ -2,7 +2,12 @@
 //! entropy as virtio devices, nothing else.
 //!
 //! Reading order: [`layout`], [`memory`], [`acpi`], [`boot`] (what a guest finds), [`cpuid`], [`vcpu`], [`machine`] (what
-//! runs it), [`virtio`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, and [`snapshot`].
+//! runs it), [`virtio`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, [`snapshot`], and [`jail`]
+//! (what is left of the host for whoever breaks out of all that).
+
+pub mod files;
+
+pub mod jail;
 
 pub mod layout;
 
@@ -35,15 +40,18 @@ mod guest;
 mod usage;
 
 use std::{
+    fs::File,
     io,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use kvm_ioctls::VmFd;
-use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, SnapshotFiles, VmSpec};
+use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, Place, SnapshotFiles, VmSpec};
 
+use files::Files;
 use guest::KvmGuest;
+use jail::filter::ThreadFilters;
 
 const DEVICE: &str = "/dev/kvm";
 /// The only version that there has ever been (Linux' Documentation/virt/kvm/api.rst).
@@ -54,7 +62,11 @@ pub struct Kvm {
     device: kvm_ioctls::Kvm,
     /// A machine made beforehand.
     spare: Mutex<Option<VmFd>>,
-    console: Option<PathBuf>,
+    console: Option<File>,
+    /// Opened beforehand, for one who will not be able to.
+    files: Option<Arc<Files>>,
+    /// For the threads of guests in a jail.
+    filters: Option<Arc<ThreadFilters>>,
 }
 
 /// An operation on KVM or on the guest's threads that failed.
@@ -77,14 +89,16 @@ impl Kvm {
             return Err(unavailable(format!("{DEVICE} speaks another version: use the qemu monitor")));
         }
         vcpu::prepare_signal()?;
-        Ok(Self { device, spare: Mutex::new(None), console: None })
+        Ok(Self { device, spare: Mutex::new(None), console: None, files: None, filters: None })
     }
 
     /// Gives every guest a serial port that prints the first [`CONSOLE_MAX`] bytes into a new file at this path. For
     /// looking at guests that do not come up: it makes the boot slower and forbids snapshots.
-    pub fn with_console(mut self, path: PathBuf) -> Self {
-        self.console = Some(path);
-        self
+    pub fn with_console(mut self, path: &Path) -> Result<Self, MonitorError> {
+        let bad =
+            |error: io::Error| MonitorError::BadFile { path: path.to_owned(), reason: error.to_string() };
+        self.console = Some(File::create(path).map_err(bad)?);
+        Ok(self)
     }
 
     /// Makes the next guest's machine now, so that its start need not.
@@ -92,6 +106,10 @@ impl Kvm {
         let machine = machine::create(&self.device)?;
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine);
         Ok(())
+    }
+
+    fn files(&self, spec: &VmSpec) -> Result<Arc<Files>, MonitorError> {
+        self.files.clone().map_or_else(|| Ok(Arc::new(Files::open(spec)?)), Ok)
     }
 
     fn take_spare(&self) -> Option<VmFd> {
@@ -129,6 +147,16 @@ pub const CONSOLE_MAX: Bytes = Bytes(1 << 20);
 impl Monitor for Kvm {
     fn identity(&self) -> Result<String, MonitorError> {
         Ok(format!("kvm.{}.{}", env!("CARGO_PKG_VERSION"), snapshot::VERSION))
+    }
+
+    fn place(&self) -> Place {
+        Place::ThisProcess
+    }
+
+    fn enclose(&mut self, spec: &VmSpec) -> Result<(), MonitorError> {
+        self.files = Some(Arc::new(Files::open(spec)?));
+        self.filters = Some(Arc::new(ThreadFilters::make()?));
+        Ok(())
     }
 
     fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {

@@ -31,7 +31,7 @@ fn main() -> Result<()> {
         ["init", fifo] => {
             let mut files = files()?;
             files.initramfs = BENCH_INITRAMFS.into();
-            let mut guest = kvm.with_console(fifo.into()).start(&spec(files, MemoryMib(128)))?;
+            let mut guest = kvm.with_console(Path::new(fifo))?.start(&spec(files, MemoryMib(128)))?;
             hold(&mut *guest)
         }
         ["hostile"] => {

@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::FileExt,
 };
 
 use omnirun_vmm_api::MonitorError;
@@ -18,7 +18,7 @@ use super::{
     Device, Progress,
     queue::{Chain, Part, give, take},
 };
-use crate::kvm::{boot, memory::Ram};
+use crate::kvm::{files::Named, memory::Ram};
 
 const SECTOR: u64 = 512;
 /// Type, reserved, first sector.
@@ -39,14 +39,15 @@ pub struct Block {
 }
 
 impl Block {
-    /// Opens a template's root.
-    pub fn open(path: &Path) -> Result<Self, MonitorError> {
-        let bad = |reason: String| MonitorError::BadFile { path: path.to_owned(), reason };
-        let mut file = boot::open(path)?;
+    /// With a template's root.
+    pub fn of(root: &Named) -> Result<Self, MonitorError> {
+        let file = root.file.try_clone().map_err(|error| root.unusable(&error))?;
         let mut first = [0; 4];
-        let length = file.metadata().map_err(|error| bad(error.to_string()))?.len();
-        if file.read_exact(&mut first).is_err() || first != SQUASHFS || !length.is_multiple_of(SECTOR) {
-            return Err(bad("it is no squashfs image: make it again with scripts/guest-image".to_owned()));
+        let length = file.metadata().map_err(|error| root.unusable(&error))?.len();
+        if file.read_exact_at(&mut first, 0).is_err() || first != SQUASHFS || !length.is_multiple_of(SECTOR) {
+            return Err(
+                root.refused("it is no squashfs image: make it again with scripts/guest-image".to_owned())
+            );
         }
         Ok(Self::new(file, length / SECTOR))
     }
@@ -245,7 +246,10 @@ mod tests {
     fn a_root_of_another_format_is_refused_with_its_path() {
         let mut file = tempfile::NamedTempFile::new().expect("a file for the test");
         file.write_all(&[7; 4096]).expect("there is room");
-        let said = Block::open(file.path()).expect_err("it is refused").to_string();
+        let said =
+            Block::of(&Named { path: file.path().to_owned(), file: file.reopen().expect("it is there") })
+                .expect_err("it is refused")
+                .to_string();
         assert!(said.contains(&*file.path().to_string_lossy()) && said.contains("squashfs"), "{said}");
     }
 
