@@ -30,13 +30,16 @@ const READS_MAX: u64 = 20_000;
 
 /// A guest's cgroup. Dropping it removes it, which needs its process to be gone.
 pub struct Cgroup {
-    path: PathBuf,
+    /// None in the process whose cgroup it is: another one removes it.
+    path: Option<PathBuf>,
     directory: File,
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.path);
+        if let Some(path) = &self.path {
+            let _ = fs::remove_dir(path);
+        }
     }
 }
 
@@ -69,10 +72,15 @@ impl Cgroup {
         }
     }
 
+    /// Leaves it to the process that made this one.
+    pub fn leave(mut self) {
+        self.path = None;
+    }
+
     fn limited(path: PathBuf, limits: &[(&str, String)]) -> io::Result<Self> {
-        let made = Self { directory: File::open(&path)?, path };
+        let made = Self { directory: File::open(&path)?, path: Some(path.clone()) };
         for (file, value) in limits {
-            match write(&made.path.join(file), value) {
+            match write(&path.join(file), value) {
                 // Of a controller that this host does not have, or a disk that cannot be limited.
                 Err(error) if error.kind() == io::ErrorKind::NotFound || *file == "io.max" => {}
                 other => other?,

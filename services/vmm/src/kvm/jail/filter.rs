@@ -18,6 +18,10 @@ use super::{
 #[derive(Debug)]
 pub struct Filter(BpfProgram);
 
+/// Heaps that threads share. Where this is not said, the C library looks for the number of processors in a file, as
+/// soon as there are many threads.
+const HEAPS_MAX: libc::c_int = 4;
+
 /// Those of a guest's own threads.
 #[derive(Debug)]
 pub struct ThreadFilters {
@@ -47,8 +51,10 @@ impl Filter {
     }
 }
 
-/// Puts the calling thread, and what it starts from now on, under the owner's filter.
+/// Puts the calling thread, which must be the only one, and what it starts from now on, under the owner's filter.
 pub fn seal() -> Result<(), MonitorError> {
+    // SAFETY: it stores a number; no other thread runs that could allocate meanwhile.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX) };
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     compile(lists::ABSENT, SeccompAction::Allow, absent)?.apply()?;
     Filter::of(lists::OWNER)?.apply()

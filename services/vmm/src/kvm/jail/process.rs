@@ -86,8 +86,8 @@ pub fn divide(name: &str, shape: Shape, disk: &Path) -> Result<Side, MonitorErro
     };
     let Some(born) = step("make a process", clone(user, cgroup.as_ref()))? else {
         drop(ours);
-        // It is the keeper's to remove.
-        mem::forget(cgroup);
+        // The keeper has its own, and removes it.
+        cgroup.into_iter().for_each(Cgroup::leave);
         return Ok(Side::Inside(Door { user, channel: theirs }));
     };
     drop(theirs);
