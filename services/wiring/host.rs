@@ -10,6 +10,7 @@ use omnirun_events::signing::Signer;
 use omnirun_events::unit::{Mebibytes, Shape, Vcpus};
 use omnirun_projections::Directory;
 use omnirun_runner::Live;
+use omnirun_vmm::kvm::jail::cgroup;
 use omnirun_vmm::store::Template;
 use omnirun_vmm_api::MonitorChoice;
 use omnirun_worker::config::METER_EVERY;
@@ -55,6 +56,10 @@ pub async fn start(
     let images = options.images.canonicalize().with_context(|| {
         format!("{} is missing; make the guest images with scripts/guest-image", options.images.display())
     })?;
+    let config = config(options, &images, data_path)?;
+    if config.monitor == MonitorChoice::Kvm {
+        say_what_cannot_be_limited();
+    }
     let parts = Parts {
         stores,
         directory,
@@ -65,9 +70,20 @@ pub async fn start(
         state_dir: state.join("run"),
         executable: std::env::current_exe().context("cannot find this program's own file")?,
         clock: process::clock(),
-        config: config(options, &images, data_path)?,
+        config,
     };
     Worker::start(parts).await.context("cannot start the worker")
+}
+
+/// Once for all guests, each of which would have the same to say.
+fn say_what_cannot_be_limited() {
+    let missing = cgroup::missing();
+    if !missing.is_empty() {
+        tracing::warn!(
+            missing = missing.join(", "),
+            "this host cannot limit everything that a guest takes: it needs cgroups of version 2, and root"
+        );
+    }
 }
 
 fn config(options: &HostOptions, images: &Path, data_path: DataPath) -> Result<Config> {
