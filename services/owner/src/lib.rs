@@ -119,7 +119,8 @@ fn take_place(mut prepared: Prepared, files: Files, listener: UnixListener) -> R
         let owner = Owner::new(prepared, std::process::id(), Outside::Here(Box::new(files)));
         return Ok(run(owner, listener));
     }
-    let shape = Shape { vcpus: prepared.vm.vcpus, memory: prepared.vm.memory };
+    let VmSpec { vcpus, memory, purpose, .. } = prepared.vm;
+    let shape = Shape { vcpus, memory, purpose };
     let divided = jail::divide(&prepared.spec.vm_id, shape, &prepared.vm.files.root);
     match divided.inspect_err(|_| drop(files.abandon()))? {
         Side::Outside(inmate) => {

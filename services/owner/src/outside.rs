@@ -142,3 +142,106 @@ impl Outside {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use omnirun_vmm::store::Template;
+    use omnirun_vmm_api::{
+        Guest, MemoryMib, Monitor, MonitorError, SnapshotFiles, UnixMillis, Vcpus, VmSpec,
+        owner::{EndReason, Usage},
+    };
+
+    use super::*;
+
+    struct Nothing;
+
+    impl Monitor for Nothing {
+        fn identity(&self) -> Result<String, MonitorError> {
+            Ok("nothing.1".to_owned())
+        }
+
+        fn start(&self, _: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {
+            unreachable!("no guest is started")
+        }
+
+        fn restore(&self, _: &VmSpec, _: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError> {
+            unreachable!("no guest is started")
+        }
+    }
+
+    fn files(home: &std::path::Path, purpose: Purpose) -> Files {
+        let put = |name: &str, text: &str| {
+            let path = home.join(name);
+            fs::create_dir_all(path.parent().expect("it is in a directory")).expect("writable");
+            fs::write(path, text).expect("writable");
+        };
+        for name in ["kernel/vmlinux", "initramfs.cpio", "templates/base/root.sqfs", "state/owner.sock"] {
+            put(name, "");
+        }
+        let described = r#"{"name":"base","kernel":"k","initramfs":"i","root":"r"}"#;
+        put("templates/base/template.json", described);
+        let template = Template::open(home, "base").expect("it has just been made");
+        let shelf = Shelf::new(&template, &Nothing, Vcpus(1), MemoryMib(128)).expect("it has a name");
+        Files { state_dir: home.join("state"), shelf, purpose }
+    }
+
+    fn left() -> Final {
+        Final { reason: EndReason::Killed, ended_at_ms: UnixMillis(1), usage: Usage::default() }
+    }
+
+    #[test]
+    fn a_new_snapshot_is_found_once_it_is_kept_and_not_before() {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        let files = files(home.path(), Purpose::Snapshot);
+        files.shelf.make().expect("writable");
+        assert!(files.shelf.open().is_none());
+        files.grant(&Wish::KeepSnapshot(Bytes(5))).expect("writable");
+        assert!(files.shelf.open().is_some());
+        files.grant(&Wish::DiscardSnapshot).expect("writable");
+        assert!(files.shelf.open().is_none());
+    }
+
+    #[test]
+    fn a_sandbox_keeps_no_snapshot() {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        let files = files(home.path(), Purpose::Sandbox);
+        files.shelf.make().expect("writable");
+        assert!(files.grant(&Wish::KeepSnapshot(Bytes(5))).is_err());
+        assert!(files.shelf.open().is_none());
+    }
+
+    #[test]
+    fn nothing_but_the_numbers_is_left() {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        let files = files(home.path(), Purpose::Snapshot);
+        let made = files.shelf.make().expect("writable");
+        assert!(files.is_in_reach());
+        files.grant(&Wish::Leave(left())).expect("writable");
+        let names: Vec<_> = fs::read_dir(&files.state_dir).expect("it stays").flatten().collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!(names[0].file_name(), FINAL);
+        assert!(!made.directory.exists() && !files.is_in_reach());
+        files.abandon().expect("writable");
+        assert_eq!(fs::read_dir(&files.state_dir).expect("it stays").count(), 0);
+    }
+
+    #[test]
+    fn an_owner_without_files_hears_from_its_keeper_what_failed() {
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let keeper = std::thread::spawn(move || {
+            let mut wishes = String::new();
+            for answer in ["\n", "there is no room\n"] {
+                BufReader::new(&theirs).read_line(&mut wishes).expect("a wish");
+                (&theirs).write_all(answer.as_bytes()).expect("it listens");
+            }
+            wishes
+        });
+        let outside = Outside::Keeper(Mutex::new(ours));
+        outside.keep_snapshot(Bytes(7)).expect("it was done");
+        let said = outside.leave(&left()).expect_err("it was not done").to_string();
+        assert_eq!(said, "there is no room");
+        let wishes = keeper.join().expect("it does not panic");
+        assert!(wishes.starts_with("{\"keep_snapshot\":7}\n{\"leave\":"), "{wishes}");
+        assert!(outside.leave(&left()).is_err(), "its keeper has gone");
+    }
+}

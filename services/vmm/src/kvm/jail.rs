@@ -26,7 +26,7 @@ mod root;
 
 use std::io;
 
-use omnirun_vmm_api::{MemoryMib, MonitorError, Vcpus};
+use omnirun_vmm_api::{MemoryMib, MonitorError, Purpose, Vcpus};
 
 pub use process::{Event, Inmate, Inside, Side, divide};
 
@@ -61,6 +61,8 @@ pub struct Shape {
     pub vcpus: Vcpus,
     /// Its memory.
     pub memory: MemoryMib,
+    /// Whether its memory will be written to a file.
+    pub purpose: Purpose,
 }
 
 fn step<T>(step: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T, MonitorError> {

@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use omnirun_vmm_api::Purpose;
+
 use super::{Shape, rights};
 
 /// Where the only hierarchy is mounted (cgroups(7)).
@@ -129,9 +131,11 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 /// Files and what is written to them (Linux' Documentation/admin-guide/cgroup-v2.rst).
 fn limits(shape: Shape, disk: Option<&str>) -> Vec<(&'static str, String)> {
     let memory = shape.memory.bytes().0;
+    // Where the template store is in memory, a snapshot stays there.
+    let written = if shape.purpose == Purpose::Snapshot { memory } else { 0 };
     let mut limits = vec![
         ("cpu.max", format!("{} {PERIOD_US}", u64::from(shape.vcpus.0) * PERIOD_US)),
-        ("memory.max", (memory + memory / MEMORY_PER_TABLES + MEMORY_EXTRA).to_string()),
+        ("memory.max", (memory + written + memory / MEMORY_PER_TABLES + MEMORY_EXTRA).to_string()),
         ("memory.swap.max", "0".to_owned()),
         ("memory.oom.group", "1".to_owned()),
         ("pids.max", rights::THREADS_MAX.to_string()),
@@ -161,7 +165,8 @@ mod tests {
 
     #[test]
     fn a_guest_gets_its_processors_its_memory_and_a_little_more() {
-        let limits = limits(Shape { vcpus: Vcpus(2), memory: MemoryMib(128) }, Some("8:0"));
+        let shape = Shape { vcpus: Vcpus(2), memory: MemoryMib(128), purpose: Purpose::Sandbox };
+        let limits = limits(shape, Some("8:0"));
         let value = |name: &str| {
             limits.iter().find(|(file, _)| *file == name).map_or("", |(_, value)| value.as_str())
         };

@@ -186,7 +186,8 @@ impl Inmate {
         let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
         // A signal interrupts it; one that comes just before it is seen after the limit.
         let _ = poll(&mut fds, Some(&limit));
-        if IS_TO_END.swap(false, Ordering::SeqCst) {
+        // Again and again: one that does not listen yet ignores it.
+        if IS_TO_END.load(Ordering::SeqCst) {
             self.terminate();
         }
         // What it has said before its end comes first.

@@ -42,7 +42,7 @@ fn main() -> Result<ExitCode> {
     let door = match words.first() {
         Some(&"jailed" | &"refused") => {
             let name = format!("bare-{}", std::process::id());
-            let shape = Shape { vcpus: Vcpus(1), memory: MemoryMib(2048) };
+            let shape = Shape { vcpus: Vcpus(1), memory: MemoryMib(2048), purpose: Purpose::Sandbox };
             match jail::divide(&name, shape, Path::new(STORE))? {
                 Side::Outside(inmate) => return watch(&inmate),
                 Side::Inside(door) => Some(door),
