@@ -41,9 +41,10 @@ mod usage;
 
 use std::{
     fs::File,
-    io,
+    io, mem,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
 };
 
 use kvm_ioctls::VmFd;
@@ -59,14 +60,22 @@ const API_VERSION: i32 = 12;
 
 /// KVM of this host.
 pub struct Kvm {
-    device: kvm_ioctls::Kvm,
+    device: Arc<kvm_ioctls::Kvm>,
     /// A machine made beforehand.
-    spare: Mutex<Option<VmFd>>,
+    spare: Mutex<Spare>,
     console: Option<File>,
     /// Opened beforehand, for one who will not be able to.
     files: Option<Arc<Files>>,
     /// For the threads of guests in a jail.
     filters: Option<Arc<ThreadFilters>>,
+}
+
+/// The next guest's machine.
+enum Spare {
+    None,
+    Ready(VmFd),
+    /// In a thread, which ends with it.
+    Making(JoinHandle<Result<VmFd, MonitorError>>),
 }
 
 /// An operation on KVM or on the guest's threads that failed.
@@ -89,7 +98,8 @@ impl Kvm {
             return Err(unavailable(format!("{DEVICE} speaks another version: use the qemu monitor")));
         }
         vcpu::prepare_signal()?;
-        Ok(Self { device, spare: Mutex::new(None), console: None, files: None, filters: None })
+        let device = Arc::new(device);
+        Ok(Self { device, spare: Mutex::new(Spare::None), console: None, files: None, filters: None })
     }
 
     /// Gives every guest a serial port that prints the first [`CONSOLE_MAX`] bytes into a new file at this path. For
@@ -103,41 +113,57 @@ impl Kvm {
 
     /// Makes the next guest's machine now, so that its start need not.
     pub fn make_spare(&self) -> Result<(), MonitorError> {
-        let machine = machine::create(&self.device)?;
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine);
+        let machine = self.machine()?;
+        self.put_spare(Spare::Ready(machine));
         Ok(())
+    }
+
+    /// Begins to make it beside what the caller does next: the host's kernel spends most of that time waiting.
+    fn begin_spare(&self) -> Result<(), MonitorError> {
+        let device = self.device.clone();
+        let making = std::thread::Builder::new()
+            .name("machine".to_owned())
+            .stack_size(vcpu::STACK_BYTES)
+            .spawn(move || machine::create(&device))
+            .map_err(failed("start a thread for"))?;
+        self.put_spare(Spare::Making(making));
+        Ok(())
+    }
+
+    fn put_spare(&self, spare: Spare) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = spare;
     }
 
     fn files(&self, spec: &VmSpec) -> Result<Arc<Files>, MonitorError> {
         self.files.clone().map_or_else(|| Ok(Arc::new(Files::open(spec)?)), Ok)
     }
 
-    fn take_spare(&self) -> Option<VmFd> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_spare(&self) -> Spare {
+        mem::replace(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner), Spare::None)
     }
 
     fn machine(&self) -> Result<VmFd, MonitorError> {
-        self.take_spare().map_or_else(|| machine::create(&self.device), Ok)
+        match self.take_spare() {
+            Spare::Ready(machine) => Ok(machine),
+            Spare::Making(making) => making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Spare::None => machine::create(&self.device),
+        }
     }
 
-    /// Makes a machine while something is done that takes long: the host's kernel spends most of that time waiting.
+    /// Makes a machine while something is done that takes long.
     fn machine_beside<T>(
         &self,
         work: impl FnOnce() -> Result<T, MonitorError>,
     ) -> Result<(VmFd, T), MonitorError> {
-        if let Some(spare) = self.take_spare() {
-            return Ok((spare, work()?));
+        let spare = self.take_spare();
+        if matches!(spare, Spare::None) {
+            self.begin_spare()?;
+        } else {
+            self.put_spare(spare);
         }
-        std::thread::scope(|scope| {
-            let making = std::thread::Builder::new()
-                .name("machine".to_owned())
-                .stack_size(vcpu::STACK_BYTES)
-                .spawn_scoped(scope, || machine::create(&self.device))
-                .map_err(failed("start a thread for"))?;
-            let done = work();
-            let machine = making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok((machine, done?))
-        })
+        let done = work();
+        // It is waited for in any case, so that no thread is left behind.
+        Ok((self.machine()?, done?))
     }
 }
 
@@ -154,6 +180,8 @@ impl Monitor for Kvm {
     }
 
     fn enclose(&mut self, spec: &VmSpec) -> Result<(), MonitorError> {
+        // The jail is made meanwhile. The thread has the rights of before, and ends before a guest's first instruction.
+        self.begin_spare()?;
         self.files = Some(Arc::new(Files::open(spec)?));
         self.filters = Some(Arc::new(ThreadFilters::make()?));
         Ok(())

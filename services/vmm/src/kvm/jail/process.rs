@@ -1,5 +1,5 @@
-//! One process becomes two: the keeper, which stays outside, and the inmate, which is made with namespaces of its own
-//! and closes the door behind itself.
+//! One process becomes two: the keeper, which stays outside, and the inmate, which begins as process 1 of a namespace of
+//! its own, in its cgroup, and closes the door behind itself.
 
 use std::{
     io::{self, Read, Write},
@@ -118,14 +118,13 @@ struct Born {
 
 /// clone3(2); answers with nothing in the new process. It is a fork: the memory is copied as it is written to.
 fn clone(user: User, cgroup: Option<&Cgroup>) -> io::Result<Option<Born>> {
-    let namespaces =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let mut process = -1_i32;
     // SAFETY: a structure of numbers, of which zeros mean "not asked for".
     let mut wish: libc::clone_args = unsafe { mem::zeroed() };
     wish.flags = libc::CLONE_PIDFD as u64;
     if matches!(user, User::Own(_)) {
-        wish.flags |= namespaces as u64;
+        // The other namespaces can be made later: see `root`.
+        wish.flags |= libc::CLONE_NEWPID as u64;
     }
     if let Some(cgroup) = cgroup {
         wish.flags |= CLONE_INTO_CGROUP;

@@ -1,5 +1,6 @@
-//! What an inmate sees of the host: an empty directory, read-only, as its root, and another host name. The namespaces
-//! have been made with the process.
+//! What an inmate sees of the host: an empty directory, read-only, as its root, and namespaces of its own. That of
+//! process ids has been made with the process; the others, of which the network's takes longest, are made here, while a
+//! machine may be being made in another thread.
 
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use omnirun_vmm_api::MonitorError;
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount},
     process::{chdir, pivot_root},
+    thread::{UnshareFlags, unshare_unsafe},
 };
 
 use super::step;
@@ -14,6 +16,10 @@ use super::step;
 /// Leaves the host's files for good. The empty root is mounted over the directory `covered`, which is only where a
 /// mount can be made: in the namespace of the inmate alone, and gone from there when this returns.
 pub fn leave_host(covered: &Path) -> Result<(), MonitorError> {
+    let namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    // SAFETY: without CLONE_FILES the descriptor table stays shared with other threads, and no memory is concerned:
+    // these flags change only what this thread and those that it starts see.
+    step("make namespaces", unsafe { unshare_unsafe(namespaces) })?;
     step("set the host name", rustix::system::sethostname(b"guest"))?;
     // Nothing mounted from here on may reach the host's own mount namespace.
     let apart = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
