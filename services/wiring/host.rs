@@ -11,6 +11,7 @@ use omnirun_events::unit::{Mebibytes, Shape, Vcpus};
 use omnirun_projections::Directory;
 use omnirun_runner::Live;
 use omnirun_vmm::Settled;
+use omnirun_vmm::kvm::jail::cgroup;
 use omnirun_vmm::store::Template;
 use omnirun_vmm_api::MonitorChoice;
 use omnirun_worker::config::METER_EVERY;
@@ -70,6 +71,9 @@ pub async fn start(
     })?;
     let monitor = settle(options.monitor).await?;
     tracing::info!(monitor = monitor.name(), "guests run in this monitor; omnirun doctor says why");
+    if monitor == Settled::Kvm {
+        say_what_cannot_be_limited();
+    }
     let parts = Parts {
         stores,
         directory,
@@ -85,14 +89,22 @@ pub async fn start(
     Worker::start(parts).await.context("cannot start the worker")
 }
 
+/// Once for all guests, each of which would have the same to say.
+fn say_what_cannot_be_limited() {
+    let missing = cgroup::missing();
+    if !missing.is_empty() {
+        tracing::warn!(
+            missing = missing.join(", "),
+            "this host cannot limit everything that a guest takes: it needs cgroups of version 2, and root"
+        );
+    }
+}
+
 /// Which monitor all guests of this host get: found out once, and not by each of them.
 pub async fn settle(choice: MonitorChoice) -> Result<Settled> {
     // Trying KVM blocks for some milliseconds, the first time.
     let settled = tokio::task::spawn_blocking(move || omnirun_vmm::settle(choice)).await;
-    let settled =
-        settled.context("the trial of KVM was interrupted")?.context("cannot run guests on this host")?;
-    tracing::info!(monitor = settled.name(), "guests run in this monitor; omnirun doctor says why");
-    Ok(settled)
+    settled.context("the trial of KVM was interrupted")?.context("cannot run guests on this host")
 }
 
 fn config(options: &HostOptions, images: &Path, monitor: Settled, data_path: DataPath) -> Result<Config> {

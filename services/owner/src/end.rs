@@ -1,18 +1,10 @@
 //! The life of the owner process: start, wait for whatever ends the guest, tear down, leave the numbers.
 
-use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, io::Write, os::unix::net::UnixListener, process::ExitCode, sync::Arc, time::Duration};
 
 use omnirun_vmm_api::{
     Stats, UnixMillis,
-    owner::{EndReason, FINAL, Final, SOCKET, Stage},
+    owner::{EndReason, Final, Stage},
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::{
@@ -22,6 +14,7 @@ use tokio::{
 
 use crate::{
     clock, complain,
+    outside::Outside,
     owner::{Ending, Owner},
     serve, start,
 };
@@ -33,16 +26,18 @@ const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Something around the guest's life failed.
 #[derive(Debug, thiserror::Error)]
-enum EndError {
-    #[error("cannot open the socket in the state directory")]
+pub enum EndError {
+    /// The socket is of no use.
+    #[error("cannot listen on the socket in the state directory")]
     Socket(#[source] io::Error),
+    /// Something stays in the state directory.
     #[error("cannot tidy up the state directory")]
     TidyUp(#[source] io::Error),
 }
 
 /// Lives with the guest, from its start to its end.
-pub async fn live(owner: Arc<Owner>) -> ExitCode {
-    let listener = match serve::listen(&owner) {
+pub async fn live(owner: Arc<Owner>, listener: UnixListener) -> ExitCode {
+    let listener = match listen(listener) {
         Ok(listener) => listener,
         Err(error) => {
             complain(&EndError::Socket(error));
@@ -66,6 +61,11 @@ pub async fn live(owner: Arc<Owner>) -> ExitCode {
     server.abort();
     // What failed has been said on standard error.
     if left.reason == EndReason::StartFailed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn listen(listener: UnixListener) -> io::Result<tokio::net::UnixListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
 }
 
 /// Starts the guest and waits for the first reason to end it.
@@ -92,7 +92,7 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
         Some(ending) = endings.recv() => ending,
         () = guest_ended(owner) => by_itself(EndReason::GuestExited),
         () = time_is_up(owner.end.subscribe()) => by_itself(EndReason::EndTime),
-        () = out_of_reach(owner.spec.state_dir.join(SOCKET)) => by_itself(EndReason::HostStopped),
+        () = out_of_reach(owner) => by_itself(EndReason::HostStopped),
         () = agent_lost(owner, hung_up) => by_itself(EndReason::AgentLost),
         _ = terminate.recv() => by_itself(EndReason::HostStopped),
     }
@@ -130,9 +130,15 @@ async fn agent_lost(owner: &Owner, hung_up: oneshot::Receiver<()>) {
 
 /// Waits until somebody has removed the socket, as with the host's whole data. No worker can find the guest then, and one that waits in
 /// a pool has no end time: it would stay for good.
-async fn out_of_reach(socket: PathBuf) {
-    while socket.symlink_metadata().is_ok() {
-        tokio::time::sleep(CLOCK_LOOK).await;
+async fn out_of_reach(owner: &Owner) {
+    match &owner.outside {
+        Outside::Here(files) => {
+            while files.is_in_reach() {
+                tokio::time::sleep(CLOCK_LOOK).await;
+            }
+        }
+        // The keeper looks, and asks for the end as a host that stops does.
+        Outside::Keeper(_) => std::future::pending().await,
     }
 }
 
@@ -163,30 +169,8 @@ async fn tear_down(owner: &Owner, reason: EndReason) -> Final {
         life.agent = None;
         life.guest = None;
     }
-    if let Err(error) = leave(&owner.spec.state_dir, &left) {
+    if let Err(error) = owner.outside.leave(&left) {
         complain(&EndError::TidyUp(error));
     }
     left
-}
-
-fn leave(directory: &Path, left: &Final) -> io::Result<()> {
-    let text = serde_json::to_vec(left)?;
-    let temporary = directory.join("final.new");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path == temporary {
-            continue;
-        }
-        if path.symlink_metadata()?.is_dir() {
-            fs::remove_dir_all(path)?;
-        } else {
-            fs::remove_file(path)?;
-        }
-    }
-    // Last: whoever sees this file sees that nothing else is left.
-    fs::rename(temporary, directory.join(FINAL))
 }

@@ -1,10 +1,11 @@
 //! The owner process of one guest, the role `omnirun vmm`: started by the worker, outlives it, and alone talks to the
 //! guest. It runs the monitor, keeps the one connection to the agent, enforces the end time, and leaves nothing but a
-//! few numbers when the guest has ended.
+//! few numbers when the guest has ended. Where the monitor is in this very process, the process divides: the owner goes
+//! into a jail with the monitor, and a keeper stays outside.
 //!
 //! Its messages are in `omnirun_vmm_api::owner`. Reading order: [`main`], [`owner`] (what it knows), [`start`] (boot or
 //! restore), [`agent`] (the connection), [`serve`] (the socket), [`snapshot`], [`end`] (the wait for an end, and the
-//! teardown).
+//! teardown); then [`outside`] (what is done to the host's files), [`shelf`] (a snapshot's place) and [`keeper`].
 
 mod owner;
 
@@ -20,6 +21,12 @@ mod relay;
 
 mod snapshot;
 
+mod shelf;
+
+mod outside;
+
+mod keeper;
+
 mod end;
 
 mod clock;
@@ -27,17 +34,26 @@ mod clock;
 use std::{
     fs, io,
     io::{Read, Write},
-    os::unix::fs::DirBuilderExt,
+    os::unix::{fs::DirBuilderExt, net::UnixListener},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
-use omnirun_vmm::{choose, store::Template};
-use omnirun_vmm_api::owner::OwnerSpec;
+use omnirun_vmm::{
+    choose,
+    kvm::jail::{self, Shape, Side},
+    store::Template,
+};
+use omnirun_vmm_api::{
+    Place, Purpose, VmSpec,
+    owner::{OwnerSpec, StartFrom},
+};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-use owner::Owner;
+use outside::{Files, Outside};
+use owner::{Owner, Prepared};
+use shelf::Shelf;
 
 /// The longest spec that is read.
 const SPEC_BYTES_MAX: u64 = 64 * 1024;
@@ -45,21 +61,28 @@ const SPEC_BYTES_MAX: u64 = 64 * 1024;
 /// Exit code for a spec that cannot be carried out; nothing has been started then, and standard error says why.
 const EXIT_BAD_SPEC: u8 = 2;
 
-/// Runs the role: reads an [`OwnerSpec`] from standard input, and returns when its guest has ended.
+/// Runs the role: reads an [`OwnerSpec`] from standard input, and returns when its guest has ended. The process must
+/// have one thread.
 pub fn main() -> ExitCode {
     let started = clock::Started::now();
-    match prepare(started) {
-        Ok(owner) => run(owner),
-        Err(error) => {
+    let bad = |code| {
+        move |error: AnyError| {
             complain(&*error);
-            ExitCode::from(EXIT_BAD_SPEC)
+            code
         }
-    }
+    };
+    prepare(started)
+        .map_err(bad(ExitCode::from(EXIT_BAD_SPEC)))
+        .and_then(|(prepared, files, listener)| {
+            take_place(prepared, files, listener).map_err(bad(ExitCode::FAILURE))
+        })
+        .unwrap_or_else(|code| code)
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-fn prepare(started: clock::Started) -> Result<Owner, AnyError> {
+/// Reads the spec, and opens everything that has a path.
+fn prepare(started: clock::Started) -> Result<(Prepared, Files, UnixListener), AnyError> {
     forbid_core_files()?;
     let mut text = Vec::new();
     io::stdin().take(SPEC_BYTES_MAX).read_to_end(&mut text)?;
@@ -67,13 +90,55 @@ fn prepare(started: clock::Started) -> Result<Owner, AnyError> {
     owner::check(&spec)?;
     let template = Template::open(&spec.store, &spec.template)?;
     let monitor = choose(spec.monitor)?;
+    let shelf = Shelf::new(&template, &*monitor, spec.vcpus, spec.memory)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.state_dir)?;
     // A process that leads its session already cannot make another one, and need not.
     let _ = rustix::process::setsid();
-    Ok(Owner::new(spec, template, monitor, started))
+    let listener = serve::listen(&spec.state_dir)?;
+    let vm = VmSpec {
+        files: template.files.clone(),
+        vcpus: spec.vcpus,
+        memory: spec.memory,
+        state_dir: spec.state_dir.clone(),
+        purpose: spec.purpose,
+    };
+    let snapshot = match (spec.purpose, spec.start_from) {
+        (Purpose::Snapshot, _) => Some(shelf.make()?),
+        (Purpose::Sandbox, StartFrom::Boot) => None,
+        (Purpose::Sandbox, StartFrom::Auto | StartFrom::Snapshot) => shelf.open(),
+    };
+    let snapshot_key = shelf.key().to_owned();
+    let files = Files { state_dir: spec.state_dir.clone(), shelf, purpose: spec.purpose };
+    let template = template.digests;
+    Ok((Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started }, files, listener))
 }
 
-fn run(owner: Owner) -> ExitCode {
+/// Goes to where the guest will run, and lives with it there. A keeper lives here.
+fn take_place(mut prepared: Prepared, files: Files, listener: UnixListener) -> Result<ExitCode, AnyError> {
+    if prepared.monitor.place() == Place::Child {
+        let owner = Owner::new(prepared, std::process::id(), Outside::Here(Box::new(files)));
+        return Ok(run(owner, listener));
+    }
+    let VmSpec { vcpus, memory, purpose, .. } = prepared.vm;
+    let shape = Shape { vcpus, memory, purpose };
+    let divided = jail::divide(&prepared.spec.vm_id, shape, &prepared.vm.files.root);
+    match divided.inspect_err(|_| drop(files.abandon()))? {
+        Side::Outside(inmate) => {
+            // What the guest uses is the owner's alone from here on.
+            drop((prepared, listener));
+            Ok(keeper::keep(&inmate, &files))
+        }
+        Side::Inside(door) => {
+            prepared.monitor.enclose(&prepared.vm)?;
+            let inside = door.close(&prepared.spec.state_dir)?;
+            jail::filter::seal()?;
+            let outside = Outside::Keeper(Mutex::new(inside.channel));
+            Ok(run(Owner::new(prepared, inside.pid, outside), listener))
+        }
+    }
+}
+
+fn run(owner: Owner, listener: UnixListener) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -82,7 +147,7 @@ fn run(owner: Owner) -> ExitCode {
         }
     };
     let owner = Arc::new(owner);
-    let code = runtime.block_on(end::live(owner));
+    let code = runtime.block_on(end::live(owner, listener));
     // A relay may still be copying for somebody who does not read; the guest it copies from is gone.
     runtime.shutdown_background();
     code

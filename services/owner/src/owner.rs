@@ -2,16 +2,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use omnirun_vmm::store::Template;
 use omnirun_vmm_api::{
-    Guest, Monitor, Stats, UnixMillis,
+    Guest, Monitor, SnapshotFiles, Stats, TemplateDigests, UnixMillis, VmSpec,
     monitor::MonitorError,
     owner::{Claimed, EndReason, Final, OwnerSpec, Stage, StartFrom, Status, Usage},
     unit::{Bytes, Millis},
 };
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 
-use crate::{agent::Agent, clock};
+use crate::{agent::Agent, clock, outside::Outside};
 
 /// A guest that several requests may touch, one at a time, on threads that may block.
 pub type SharedGuest = Arc<Mutex<Box<dyn Guest>>>;
@@ -35,6 +34,8 @@ pub struct Ending {
 /// What changes while the guest lives.
 pub struct Life {
     pub stage: Stage,
+    /// The snapshot to start from, or the empty files of the one to be made.
+    pub snapshot: Option<SnapshotFiles>,
     pub started_from: Option<StartFrom>,
     pub answered_after: Option<Millis>,
     pub guest: Option<SharedGuest>,
@@ -45,7 +46,14 @@ pub struct Life {
 /// The owner of one guest.
 pub struct Owner {
     pub spec: OwnerSpec,
-    pub template: Template,
+    /// What the guest is made of.
+    pub vm: VmSpec,
+    pub template: TemplateDigests,
+    /// The name of the snapshot that fits.
+    pub snapshot_key: String,
+    /// This process, as the host counts.
+    pub pid: u32,
+    pub outside: Outside,
     pub monitor: Arc<dyn Monitor>,
     pub started: clock::Started,
     /// Held by a request that changes the stage, so that two cannot mix.
@@ -56,6 +64,17 @@ pub struct Owner {
     pub ending: tokio::sync::mpsc::Sender<Ending>,
     pub endings: AsyncMutex<tokio::sync::mpsc::Receiver<Ending>>,
     life: Mutex<Life>,
+}
+
+/// What an owner is made of, before it has its place.
+pub struct Prepared {
+    pub spec: OwnerSpec,
+    pub vm: VmSpec,
+    pub template: TemplateDigests,
+    pub snapshot_key: String,
+    pub snapshot: Option<SnapshotFiles>,
+    pub monitor: Box<dyn Monitor>,
+    pub started: clock::Started,
 }
 
 /// A spec says something impossible.
@@ -88,16 +107,16 @@ pub fn check(spec: &OwnerSpec) -> Result<(), SpecError> {
 }
 
 impl Owner {
-    pub fn new(
-        spec: OwnerSpec,
-        template: Template,
-        monitor: Box<dyn Monitor>,
-        started: clock::Started,
-    ) -> Self {
+    pub fn new(prepared: Prepared, pid: u32, outside: Outside) -> Self {
+        let Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started } = prepared;
         let (ending, endings) = tokio::sync::mpsc::channel(16);
         Self {
             spec,
+            vm,
             template,
+            snapshot_key,
+            pid,
+            outside,
             monitor: monitor.into(),
             started,
             changing: AsyncMutex::new(()),
@@ -107,6 +126,7 @@ impl Owner {
             endings: AsyncMutex::new(endings),
             life: Mutex::new(Life {
                 stage: Stage::Starting,
+                snapshot,
                 started_from: None,
                 answered_after: None,
                 guest: None,
@@ -163,14 +183,14 @@ impl Owner {
         Status {
             stage: life.stage,
             vm_id: self.spec.vm_id.clone(),
-            template: self.template.digests.clone(),
+            template: self.template.clone(),
             sandbox_id: life.tenancy.as_ref().map(|tenancy| tenancy.sandbox_id.clone()),
             end_ms: *self.end.borrow(),
             started_from: life.started_from,
             answered_after_ms: life.answered_after,
             usage,
             resident_bytes: stats.resident,
-            owner_pid: std::process::id(),
+            owner_pid: self.pid,
             monitor_pid,
         }
     }

@@ -1,11 +1,18 @@
 //! The owner's socket: HTTP/2 without TLS, for the worker alone.
 
-use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::{fs::PermissionsExt, net::UnixListener as StdListener},
+    path::Path,
+    sync::Arc,
+};
 
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use omnirun_agent_api::{Personalise, Private};
 use omnirun_vmm_api::owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::oneshot,
@@ -27,10 +34,10 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// Opens the socket: for this user only, from its first moment on, since the directory is too.
-pub fn listen(owner: &Owner) -> io::Result<UnixListener> {
-    let path = owner.spec.state_dir.join(SOCKET);
+pub fn listen(state_dir: &Path) -> io::Result<StdListener> {
+    let path = state_dir.join(SOCKET);
     let _ = fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)?;
+    let listener = StdListener::bind(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -143,10 +150,13 @@ async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
     Ok(claimed)
 }
 
-/// 64 bytes of the host's randomness, as the agent takes them.
+/// 64 bytes of the host's randomness, as the agent takes them. By the system call: nothing else of the host is there
+/// in a jail.
 fn entropy() -> Result<Private, No> {
     let mut bytes = [0_u8; 64];
-    getrandom::fill(&mut bytes).map_err(|_| internal("the host has no randomness"))?;
+    // Requests this short are never cut (getrandom(2)).
+    rustix::io::retry_on_intr(|| getrandom(&mut bytes[..], GetRandomFlags::empty()))
+        .map_err(|_| internal("the host has no randomness"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
 }
 

@@ -3,7 +3,7 @@
 use std::{io::Write, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use omnirun_vmm_api::{
-    MonitorError, Purpose, SnapshotFiles, VmSpec,
+    MonitorError, Purpose, SnapshotFiles,
     owner::{Stage, StartFrom},
 };
 use tokio::sync::oneshot;
@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use crate::{
     agent::{self, Agent, AgentError},
     owner::{Owner, SharedGuest},
-    snapshot,
 };
 
 /// Boots tried: a boot that hangs is killed and tried once more.
@@ -59,12 +58,13 @@ pub async fn start(owner: &Arc<Owner>) -> Result<oneshot::Receiver<()>, StartErr
 async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
     let wish = if owner.spec.purpose == Purpose::Snapshot { StartFrom::Boot } else { owner.spec.start_from };
     if wish != StartFrom::Boot {
-        match snapshot::open(owner) {
+        let snapshot = owner.life().snapshot.take();
+        match snapshot {
             Some(files) => match bring_up(owner, Some(files)).await {
                 Ok(alive) => return Ok(alive),
                 Err(error) if wish == StartFrom::Snapshot => return Err(error),
                 // A snapshot that does not come to life is of no use to the next one either.
-                Err(_) => snapshot::discard(owner),
+                Err(_) => owner.outside.discard_snapshot(),
             },
             None if wish == StartFrom::Snapshot => return Err(StartError::NoSnapshot),
             None => {}
@@ -82,13 +82,7 @@ async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
 
 /// Starts a guest once and waits for its agent. One that fails is killed when it is dropped.
 async fn bring_up(owner: &Arc<Owner>, snapshot: Option<SnapshotFiles>) -> Result<Alive, StartError> {
-    let spec = VmSpec {
-        files: owner.template.files.clone(),
-        vcpus: owner.spec.vcpus,
-        memory: owner.spec.memory,
-        state_dir: owner.spec.state_dir.clone(),
-        purpose: owner.spec.purpose,
-    };
+    let spec = owner.vm.clone();
     let (from, limit) = match snapshot {
         Some(_) => (StartFrom::Snapshot, RESTORED_WAIT_MAX),
         None => (StartFrom::Boot, owner.spec.boot_limit.duration()),

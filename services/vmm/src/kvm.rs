@@ -2,7 +2,12 @@
 //! entropy as virtio devices, nothing else.
 //!
 //! Reading order: [`layout`], [`memory`], [`acpi`], [`boot`] (what a guest finds), [`cpuid`], [`vcpu`], [`machine`] (what
-//! runs it), [`virtio`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, and [`snapshot`].
+//! runs it), [`virtio`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, [`snapshot`], and [`jail`]
+//! (what is left of the host for whoever breaks out of all that).
+
+pub mod files;
+
+pub mod jail;
 
 pub mod layout;
 
@@ -35,15 +40,19 @@ mod guest;
 mod usage;
 
 use std::{
-    io,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
+    fs::File,
+    io, mem,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
 };
 
 use kvm_ioctls::VmFd;
-use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, SnapshotFiles, VmSpec};
+use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, Place, SnapshotFiles, VmSpec};
 
+use files::Files;
 use guest::KvmGuest;
+use jail::filter::ThreadFilters;
 
 use crate::probe::Verdict;
 
@@ -52,10 +61,22 @@ pub const API_VERSION: i32 = 12;
 
 /// KVM of this host.
 pub struct Kvm {
-    device: kvm_ioctls::Kvm,
+    device: Arc<kvm_ioctls::Kvm>,
     /// A machine made beforehand.
-    spare: Mutex<Option<VmFd>>,
-    console: Option<PathBuf>,
+    spare: Mutex<Spare>,
+    console: Option<File>,
+    /// Opened beforehand, for one who will not be able to.
+    files: Option<Arc<Files>>,
+    /// For the threads of guests in a jail.
+    filters: Option<Arc<ThreadFilters>>,
+}
+
+/// The next guest's machine.
+enum Spare {
+    None,
+    Ready(VmFd),
+    /// In a thread, which ends with it.
+    Making(JoinHandle<Result<VmFd, MonitorError>>),
 }
 
 /// An operation on KVM or on the guest's threads that failed.
@@ -73,49 +94,72 @@ impl Kvm {
             return Err(Verdict::Broken { why }.refusal());
         }
         vcpu::prepare_signal()?;
-        Ok(Self { device, spare: Mutex::new(None), console: None })
+        let device = Arc::new(device);
+        Ok(Self { device, spare: Mutex::new(Spare::None), console: None, files: None, filters: None })
     }
 
     /// Gives every guest a serial port that prints the first [`CONSOLE_MAX`] bytes into a new file at this path. For
     /// looking at guests that do not come up: it makes the boot slower and forbids snapshots.
-    pub fn with_console(mut self, path: PathBuf) -> Self {
-        self.console = Some(path);
-        self
+    pub fn with_console(mut self, path: &Path) -> Result<Self, MonitorError> {
+        let bad =
+            |error: io::Error| MonitorError::BadFile { path: path.to_owned(), reason: error.to_string() };
+        self.console = Some(File::create(path).map_err(bad)?);
+        Ok(self)
     }
 
     /// Makes the next guest's machine now, so that its start need not.
     pub fn make_spare(&self) -> Result<(), MonitorError> {
-        let machine = machine::create(&self.device)?;
-        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine);
+        let machine = self.machine()?;
+        self.put_spare(Spare::Ready(machine));
         Ok(())
     }
 
-    fn take_spare(&self) -> Option<VmFd> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Begins to make it beside what the caller does next: the host's kernel spends most of that time waiting.
+    fn begin_spare(&self) -> Result<(), MonitorError> {
+        let device = self.device.clone();
+        let making = std::thread::Builder::new()
+            .name("machine".to_owned())
+            .stack_size(vcpu::STACK_BYTES)
+            .spawn(move || machine::create(&device))
+            .map_err(failed("start a thread for"))?;
+        self.put_spare(Spare::Making(making));
+        Ok(())
+    }
+
+    fn put_spare(&self, spare: Spare) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = spare;
+    }
+
+    fn files(&self, spec: &VmSpec) -> Result<Arc<Files>, MonitorError> {
+        self.files.clone().map_or_else(|| Ok(Arc::new(Files::open(spec)?)), Ok)
+    }
+
+    fn take_spare(&self) -> Spare {
+        mem::replace(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner), Spare::None)
     }
 
     fn machine(&self) -> Result<VmFd, MonitorError> {
-        self.take_spare().map_or_else(|| machine::create(&self.device), Ok)
+        match self.take_spare() {
+            Spare::Ready(machine) => Ok(machine),
+            Spare::Making(making) => making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Spare::None => machine::create(&self.device),
+        }
     }
 
-    /// Makes a machine while something is done that takes long: the host's kernel spends most of that time waiting.
+    /// Makes a machine while something is done that takes long.
     fn machine_beside<T>(
         &self,
         work: impl FnOnce() -> Result<T, MonitorError>,
     ) -> Result<(VmFd, T), MonitorError> {
-        if let Some(spare) = self.take_spare() {
-            return Ok((spare, work()?));
+        let spare = self.take_spare();
+        if matches!(spare, Spare::None) {
+            self.begin_spare()?;
+        } else {
+            self.put_spare(spare);
         }
-        std::thread::scope(|scope| {
-            let making = std::thread::Builder::new()
-                .name("machine".to_owned())
-                .stack_size(vcpu::STACK_BYTES)
-                .spawn_scoped(scope, || machine::create(&self.device))
-                .map_err(failed("start a thread for"))?;
-            let done = work();
-            let machine = making.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok((machine, done?))
-        })
+        let done = work();
+        // It is waited for in any case, so that no thread is left behind.
+        Ok((self.machine()?, done?))
     }
 }
 
@@ -125,6 +169,18 @@ pub const CONSOLE_MAX: Bytes = Bytes(1 << 20);
 impl Monitor for Kvm {
     fn identity(&self) -> Result<String, MonitorError> {
         Ok(format!("kvm.{}.{}", env!("CARGO_PKG_VERSION"), snapshot::VERSION))
+    }
+
+    fn place(&self) -> Place {
+        Place::ThisProcess
+    }
+
+    fn enclose(&mut self, spec: &VmSpec) -> Result<(), MonitorError> {
+        // The jail is made meanwhile. The thread has the rights of before, and ends before a guest's first instruction.
+        self.begin_spare()?;
+        self.files = Some(Arc::new(Files::open(spec)?));
+        self.filters = Some(Arc::new(ThreadFilters::make()?));
+        Ok(())
     }
 
     fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {

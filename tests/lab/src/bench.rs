@@ -36,7 +36,8 @@ fn millis(time: Duration) -> f64 {
 /// Measures everything.
 pub fn run() -> Result<()> {
     for _ in 0..RUNS {
-        to_init()?;
+        to_init(Jail::Without)?;
+        to_init(Jail::Within)?;
         to_first_answer(StartFrom::Boot, "boot")?;
     }
     owner::block_on(snapshot::make("template", |_| ()))?;
@@ -46,14 +47,33 @@ pub fn run() -> Result<()> {
     }
     take_snapshot(LARGE, "2048")?;
     for _ in 0..RUNS {
-        restore(SMALL, "128")?;
-        restore(LARGE, "2048")?;
-        pooled(SMALL, "128")?;
-        pooled(LARGE, "2048")?;
+        for jail in [Jail::Without, Jail::Within] {
+            restore(SMALL, "128", jail)?;
+            restore(LARGE, "2048", jail)?;
+            pooled(SMALL, "128", jail)?;
+            pooled(LARGE, "2048", jail)?;
+        }
     }
     clones()?;
     println!("LAB ran 1 of 1");
     Ok(())
+}
+
+/// Whether the process that is measured goes into its jail, beginning with its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Jail {
+    Without,
+    Within,
+}
+
+impl Jail {
+    /// What follows a number's name.
+    fn note(self) -> &'static str {
+        match self {
+            Self::Without => "",
+            Self::Within => " (jailed)",
+        }
+    }
 }
 
 /// A process that runs the monitor alone.
@@ -71,9 +91,10 @@ impl Drop for Bare {
 }
 
 impl Bare {
-    fn start(arguments: &[&str]) -> Result<Self> {
+    fn start(arguments: &[&str], jail: Jail) -> Result<Self> {
         let started = Instant::now();
         let mut process = Command::new("/omnirun-bare")
+            .args((jail == Jail::Within).then_some("jailed"))
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -95,28 +116,36 @@ impl Bare {
     }
 
     /// KiB of the monitor beyond its guest's memory; ends it.
-    fn end(mut self) -> Result<f64> {
+    fn measure_and_end(self) -> Result<f64> {
         let rss = monitor_rss_kib(self.process.id())? as f64;
+        self.end()?;
+        Ok(rss)
+    }
+
+    fn end(mut self) -> Result<()> {
         self.go_on()?;
         ensure!(self.process.wait()?.success(), "the monitor ended badly");
-        Ok(rss)
+        Ok(())
     }
 }
 
 /// From the process's start to a line of the guest's process 1, over the serial port.
-fn to_init() -> Result<()> {
+fn to_init(jail: Jail) -> Result<()> {
     const FIFO: &str = "/tmp/console";
     let _ = fs::remove_file(FIFO);
     mkfifoat(rustix::fs::CWD, FIFO, Mode::from_raw_mode(0o600))?;
-    let bare = Bare::start(&["init", FIFO])?;
+    let bare = Bare::start(&["init", FIFO], jail)?;
     let mut console = BufReader::new(fs::File::open(FIFO)?);
     let mut line = String::new();
     while !line.contains(crate::init::GUEST_SAYS) {
         line.clear();
         ensure!(console.read_line(&mut line)? > 0, "the guest ended before its process 1 ran");
     }
-    tell("boot: process start to guest init, ms", millis(bare.started.elapsed()));
-    tell("boot: monitor beside guest memory, KiB", bare.end()?);
+    tell(&format!("boot: process start to guest init, ms{}", jail.note()), millis(bare.started.elapsed()));
+    if jail == Jail::Within {
+        return bare.end();
+    }
+    tell("boot: monitor beside guest memory, KiB", bare.measure_and_end()?);
     Ok(())
 }
 
@@ -126,8 +155,10 @@ fn to_first_answer(from: StartFrom, name: &str) -> Result<()> {
         let mut owner = Owner::start("bench", |spec| spec.start_from = from).await?;
         let answered = owner.status().await?.answered_after_ms.unwrap_or_default();
         tell(&format!("{name}: owner start to agent's first answer, ms"), answered.0 as f64);
-        let rss = monitor_rss_kib(owner.process.id())?;
+        let rss = monitor_rss_kib(owner.status().await?.owner_pid)?;
         tell(&format!("{name}: owner process beside guest memory, KiB"), rss as f64);
+        let keeper = own_kib(owner.process.id())?;
+        tell(&format!("{name}: its keeper, what it does not share, KiB"), keeper as f64);
         owner.kill().await?;
         Ok(())
     })
@@ -135,7 +166,7 @@ fn to_first_answer(from: StartFrom, name: &str) -> Result<()> {
 
 fn take_snapshot(directory: &str, memory: &str) -> Result<()> {
     let _ = fs::remove_dir_all(directory);
-    let mut bare = Bare::start(&["snapshot", directory, memory])?;
+    let mut bare = Bare::start(&["snapshot", directory, memory], Jail::Without)?;
     bare.hear("answered")?;
     tell(&format!("{memory} MiB: process start to agent's first bytes, ms"), millis(bare.started.elapsed()));
     let said = bare.hear("snapshot")?;
@@ -146,27 +177,29 @@ fn take_snapshot(directory: &str, memory: &str) -> Result<()> {
         &format!("{memory} MiB: state file, KiB"),
         fs::metadata(format!("{directory}/state"))?.len() as f64 / 1024.0,
     );
-    bare.end()?;
-    Ok(())
+    bare.end()
 }
 
-fn restore(directory: &str, memory: &str) -> Result<()> {
-    let mut bare = Bare::start(&["restore", directory, memory])?;
+fn restore(directory: &str, memory: &str, jail: Jail) -> Result<()> {
+    let mut bare = Bare::start(&["restore", directory, memory], jail)?;
     bare.hear("resumed")?;
-    tell(&format!("{memory} MiB: process start to restored and resumed, ms"), millis(bare.started.elapsed()));
-    tell(&format!("{memory} MiB: restored monitor beside guest memory, KiB"), bare.end()?);
+    let name = format!("{memory} MiB: process start to restored and resumed, ms{}", jail.note());
+    tell(&name, millis(bare.started.elapsed()));
+    if jail == Jail::Within {
+        return bare.end();
+    }
+    tell(&format!("{memory} MiB: restored monitor beside guest memory, KiB"), bare.measure_and_end()?);
     Ok(())
 }
 
-fn pooled(directory: &str, memory: &str) -> Result<()> {
-    let mut bare = Bare::start(&["pooled", directory, memory])?;
+fn pooled(directory: &str, memory: &str, jail: Jail) -> Result<()> {
+    let mut bare = Bare::start(&["pooled", directory, memory], jail)?;
     bare.hear("pooled")?;
     let since = Instant::now();
     bare.go_on()?;
     bare.hear("resumed")?;
-    tell(&format!("{memory} MiB: restore from a pooled process, ms"), millis(since.elapsed()));
-    bare.end()?;
-    Ok(())
+    tell(&format!("{memory} MiB: restore from a pooled process, ms{}", jail.note()), millis(since.elapsed()));
+    bare.end()
 }
 
 /// What eight guests of one snapshot take of the lab's memory, each.
@@ -174,7 +207,7 @@ fn clones() -> Result<()> {
     let before = available_kib()?;
     let mut all = Vec::new();
     for _ in 0..CLONES {
-        let mut bare = Bare::start(&["restore", SMALL, "128"])?;
+        let mut bare = Bare::start(&["restore", SMALL, "128"], Jail::Without)?;
         bare.hear("resumed")?;
         all.push(bare);
     }
@@ -182,7 +215,7 @@ fn clones() -> Result<()> {
     let taken = before.saturating_sub(available_kib()?);
     tell("8 clones: host memory taken by each, KiB", taken as f64 / CLONES as f64);
     for bare in all {
-        tell("8 clones: monitor beside guest memory, KiB", bare.end()?);
+        tell("8 clones: monitor beside guest memory, KiB", bare.measure_and_end()?);
     }
     Ok(())
 }
@@ -202,6 +235,13 @@ fn monitor_rss_kib(process: u32) -> Result<u64> {
         }
     }
     Ok(total)
+}
+
+/// What a process has in memory that no other one shares: proc(5), /proc/PID/smaps_rollup.
+fn own_kib(process: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let value = |line: &str| line.strip_prefix("Private_")?.split_whitespace().nth(1)?.parse::<u64>().ok();
+    Ok(text.lines().filter_map(value).sum())
 }
 
 fn available_kib() -> Result<u64> {

@@ -1,6 +1,7 @@
 //! The cases of the lab, each a sentence that must be true of the monitor. A case that fails does not stop the others.
 
 mod bad_input;
+mod jail;
 mod life;
 mod pause;
 pub mod snapshot;
@@ -23,6 +24,9 @@ const CASES: &[Case] = &[
     ("a_guest_that_breaks_a_devices_rules_ends_with_a_named_reason", life::breaks_the_rules_and_ends),
     ("a_boot_can_be_killed_at_any_moment", life::a_boot_can_be_killed_at_any_moment),
     ("eight_guests_run_at_once", life::eight_run_at_once),
+    ("a_guests_process_has_nothing_of_the_host", jail::nothing_of_the_host_is_left),
+    ("a_system_call_that_is_not_listed_ends_the_process", jail::refused_calls_end_the_process),
+    ("a_keeper_and_its_owner_end_together", jail::a_keeper_and_its_owner_end_together),
     ("a_guest_pauses_and_resumes_ten_times_with_its_data_whole", pause::ten_times),
     ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
     ("a_snapshot_of_two_processors_goes_on_with_both", snapshot::with_two_processors),

@@ -6,7 +6,8 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use rustix::{
-    mount::{MountFlags, mount},
+    mount::{MountFlags, mount, mount_bind, mount_move},
+    process::{chdir, chroot},
     system::{RebootCommand, reboot},
 };
 
@@ -41,6 +42,7 @@ pub fn run() -> ! {
 }
 
 fn prepare() -> Result<()> {
+    leave_first_root().context("cannot make a root that can be left")?;
     for (kind, target) in [
         ("devtmpfs", "/dev"),
         ("proc", "/proc"),
@@ -66,6 +68,18 @@ fn prepare() -> Result<()> {
     let version = fs::read_to_string("/proc/version").context("no version")?;
     println!("LAB up {}", version.trim());
     Ok(())
+}
+
+/// A process whose root is the kernel's very first one cannot change it (pivot_root(2)); hosts' roots are mounted over
+/// that one, and so is the lab's from here on.
+fn leave_first_root() -> Result<()> {
+    const ROOT: &str = "/root";
+    fs::create_dir_all(ROOT)?;
+    mount_bind("/", ROOT)?;
+    chdir(ROOT)?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    Ok(chdir("/")?)
 }
 
 fn run_wanted(arguments: &[String]) -> Result<()> {

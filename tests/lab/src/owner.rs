@@ -3,6 +3,7 @@
 
 use std::{
     io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -209,5 +210,22 @@ fn complaints(process: &mut Child) -> String {
     if let Some(mut errors) = process.stderr.take() {
         let _ = errors.read_to_string(&mut text);
     }
+    if text.contains("system call") {
+        text.push_str(&last_refused_call().unwrap_or_default());
+    }
     format!("the owner said {:?}", text.trim())
+}
+
+/// What the kernel's log says about the last system call that a filter refused (its audit records of type 1326).
+fn last_refused_call() -> Option<String> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut log = std::fs::File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").ok()?;
+    let mut record = [0; 8192];
+    let mut last = None;
+    // Each reading is one record (Linux' Documentation/ABI/testing/dev-kmsg).
+    while let Ok(length) = log.read(&mut record) {
+        let text = String::from_utf8_lossy(&record[..length]);
+        last = text.contains("type=1326").then(|| text.trim().to_owned()).or(last);
+    }
+    last
 }

@@ -15,12 +15,34 @@ pub trait Monitor: Send + Sync {
     /// Names the exact program that restores snapshots: its kind and version. A snapshot is good for this one only.
     fn identity(&self) -> Result<String, MonitorError>;
 
+    /// Where guests run.
+    fn place(&self) -> Place {
+        Place::Child
+    }
+
+    /// Opens everything of the host that guests like this one will need, so that this process can go into its jail. From
+    /// now on all guests have these files, and the monitor's own threads confine themselves.
+    ///
+    /// Only for [`Place::ThisProcess`]; the process that calls is the one that runs the guests.
+    fn enclose(&mut self, _spec: &VmSpec) -> Result<(), MonitorError> {
+        Ok(())
+    }
+
     /// Boots a guest; it runs when this returns.
     fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError>;
 
     /// Restores a guest from a snapshot that a guest with the same files and shape made; it runs when this returns.
     /// Its clock, entropy and ids are those of the snapshot until it has been personalised.
     fn restore(&self, spec: &VmSpec, files: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError>;
+}
+
+/// Where guests run, and so which process belongs into a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In children of the monitor's making, which it jails.
+    Child,
+    /// In threads of the process that has the monitor, which must go into a jail itself: only it knows what it needs.
+    ThisProcess,
 }
 
 /// The two open files of a snapshot. A monitor that keeps everything in one leaves the other empty.

@@ -3,17 +3,24 @@
 //!
 //! Linux' Documentation/arch/x86/boot.rst (64-bit boot protocol) and zero-page.rst say what goes where.
 
-use std::{fs::File, io, path::Path};
+use std::io;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use linux_loader::loader::{
     Error, KernelLoader,
     elf::{self, Elf, PvhBootCapability},
 };
-use omnirun_vmm_api::{ImageFiles, MemoryMib, MonitorError};
+use omnirun_vmm_api::{MemoryMib, MonitorError};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{acpi, acpi::Announced, layout, mapped::Mapped, memory};
+use super::{
+    acpi,
+    acpi::Announced,
+    files::{Images, Named, REMEDY},
+    layout,
+    mapped::Mapped,
+    memory,
+};
 
 /// Kinds of memory in the kernel's map.
 const USABLE: u32 = 1;
@@ -22,13 +29,11 @@ const RESERVED: u32 = 2;
 /// First bytes of a cpio archive in the one format that kernels read (Linux' buffer-format.rst, `c_magic`).
 const CPIO: &[u8] = b"070701";
 
-const REMEDY: &str = "make it again with scripts/guest-image";
-
 /// Loads everything. Answers with the address of the first instruction.
 pub fn load(
     ram: &memory::Ram,
     size: MemoryMib,
-    files: &ImageFiles,
+    files: &Images,
     command_line: &str,
     announced: Announced,
 ) -> Result<u64, MonitorError> {
@@ -52,19 +57,18 @@ struct Loaded {
     end: u64,
 }
 
-fn load_kernel(ram: &memory::Ram, path: &Path) -> Result<Loaded, MonitorError> {
-    let file = Mapped::new(&open(path)?).map_err(unreadable(path))?;
+fn load_kernel(ram: &memory::Ram, kernel: &Named) -> Result<Loaded, MonitorError> {
+    let file = Mapped::new(&kernel.file).map_err(|error| kernel.unusable(&error))?;
     let loaded = Elf::load(ram, None, &mut io::Cursor::new(&*file), Some(GuestAddress(layout::HIGH_MEMORY)));
-    let refused = |reason: String| MonitorError::BadFile { path: path.to_owned(), reason };
     let loaded = loaded.map_err(|error| match error {
-        Error::Elf(elf::Error::ReadKernelImage) => refused(format!(
+        Error::Elf(elf::Error::ReadKernelImage) => kernel.refused(format!(
             "it is cut short, or the guest's memory is too small for it: {REMEDY}, or give the guest more"
         )),
-        _ => refused(format!("it is no kernel: {REMEDY}")),
+        _ => kernel.refused(format!("it is no kernel: {REMEDY}")),
     })?;
     // Linux kernels for guests say where such monitors enter them; any other program of this format does not.
     if !matches!(loaded.pvh_boot_cap, PvhBootCapability::PvhEntryPresent(_)) {
-        return Err(refused(format!("it is a program, and no kernel for guests: {REMEDY}")));
+        return Err(kernel.refused(format!("it is a program, and no kernel for guests: {REMEDY}")));
     }
     Ok(Loaded { start: loaded.kernel_load.0, end: loaded.kernel_end })
 }
@@ -74,36 +78,25 @@ fn load_initramfs(
     ram: &memory::Ram,
     size: MemoryMib,
     kernel_end: u64,
-    path: &Path,
+    initramfs: &Named,
 ) -> Result<(u32, u32), MonitorError> {
-    let file = Mapped::new(&open(path)?).map_err(unreadable(path))?;
+    let file = Mapped::new(&initramfs.file).map_err(|error| initramfs.unusable(&error))?;
     if !file.starts_with(CPIO) {
-        let reason = format!("it is no cpio archive: {REMEDY}");
-        return Err(MonitorError::BadFile { path: path.to_owned(), reason });
+        return Err(initramfs.refused(format!("it is no cpio archive: {REMEDY}")));
     }
     let length = file.len() as u64;
     let end = size.bytes().0.min(layout::LOW_MEMORY_END);
     let start = end.checked_sub(length).map(|start| start & !(layout::PAGE - 1));
-    let Some(start) = start.filter(|start| *start > kernel_end) else { return Err(too_small(path)) };
+    let Some(start) = start.filter(|start| *start > kernel_end) else { return Err(too_small(initramfs)) };
     let (Ok(at), Ok(length)) = (u32::try_from(start), u32::try_from(length)) else {
-        return Err(too_small(path));
+        return Err(too_small(initramfs));
     };
-    ram.write_slice(&file, GuestAddress(start)).map_err(|_| too_small(path))?;
+    ram.write_slice(&file, GuestAddress(start)).map_err(|_| too_small(initramfs))?;
     Ok((at, length))
 }
 
-/// Opens a file of the template.
-pub fn open(path: &Path) -> Result<File, MonitorError> {
-    File::open(path).map_err(unreadable(path))
-}
-
-fn unreadable(path: &Path) -> impl Fn(io::Error) -> MonitorError {
-    move |error| MonitorError::BadFile { path: path.to_owned(), reason: format!("{error}: {REMEDY}") }
-}
-
-fn too_small(path: &Path) -> MonitorError {
-    let reason = "the guest's memory is too small for it: give the guest more".to_owned();
-    MonitorError::BadFile { path: path.to_owned(), reason }
+fn too_small(file: &Named) -> MonitorError {
+    file.refused("the guest's memory is too small for it: give the guest more".to_owned())
 }
 
 /// `struct boot_params`, by the offsets of zero-page.rst.
@@ -198,23 +191,26 @@ pub fn long_mode(sregs: &mut kvm_sregs) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::kvm::acpi::Serial;
-    use omnirun_vmm_api::Vcpus;
+    use omnirun_vmm_api::{ImageFiles, Vcpus};
 
     const SMALL: Announced = Announced { vcpus: Vcpus(1), devices: 3, serial: Serial::Absent };
 
-    fn place(home: &Path, kernel: &[u8], initramfs: &[u8]) -> ImageFiles {
+    fn place(home: &Path, kernel: &[u8], initramfs: &[u8]) -> Images {
         let place = |name: &str, bytes: &[u8]| {
             let path = home.join(name);
             std::fs::write(&path, bytes).expect("the directory is ours");
             path
         };
-        ImageFiles {
+        let files = ImageFiles {
             kernel: place("vmlinux", kernel),
             initramfs: place("initramfs.cpio", initramfs),
-            root: home.join("root"),
-        }
+            root: place("root", b""),
+        };
+        Images::open(&files).expect("all are there")
     }
 
     fn refused(kernel: &[u8], initramfs: &[u8]) -> String {

@@ -13,7 +13,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{
     ended::{End, Ended},
-    failed, layout,
+    failed,
+    jail::filter::ThreadFilters,
+    layout,
     memory::Memory,
     serial::SerialPort,
     vcpu::STACK_BYTES,
@@ -287,12 +289,19 @@ fn serial_register(port: u16) -> Option<u8> {
 }
 
 /// Starts the thread.
-pub fn start(bus: &Arc<Bus>, ended: &Arc<Ended>) -> Result<std::thread::JoinHandle<()>, MonitorError> {
-    let (bus, ended) = (bus.clone(), ended.clone());
+pub fn start(
+    bus: &Arc<Bus>,
+    ended: &Arc<Ended>,
+    filters: Option<&Arc<ThreadFilters>>,
+) -> Result<std::thread::JoinHandle<()>, MonitorError> {
+    let (bus, ended, filters) = (bus.clone(), ended.clone(), filters.cloned());
     std::thread::Builder::new()
         .name("devices".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || bus.watch(&ended))
+        .spawn(move || match filters.map_or(Ok(()), |filters| filters.devices.apply()) {
+            Ok(()) => bus.watch(&ended),
+            Err(error) => ended.note(End::Kvm(error.to_string())),
+        })
         .map_err(failed("start a thread"))
 }
 

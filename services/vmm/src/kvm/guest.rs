@@ -18,6 +18,8 @@ use super::{
     cpuid,
     ended::{End, Ended},
     failed,
+    files::Files,
+    jail::filter::ThreadFilters,
     machine::{self, MachineState},
     memory::Memory,
     serial::{SerialPort, Sink},
@@ -56,6 +58,7 @@ struct Running {
     devices: Option<JoinHandle<()>>,
     msrs: Arc<[u32]>,
     fingerprint: Vec<u32>,
+    files: Arc<Files>,
 }
 
 /// What a boot and a restore have in common before the processors.
@@ -67,6 +70,8 @@ struct Parts {
     port: UnixStream,
     msrs: Arc<[u32]>,
     supported: Vec<kvm_cpuid_entry2>,
+    files: Arc<Files>,
+    filters: Option<Arc<ThreadFilters>>,
 }
 
 fn check_shape(vcpus: Vcpus, memory: MemoryMib) -> Result<(), MonitorError> {
@@ -85,14 +90,18 @@ fn check_shape(vcpus: Vcpus, memory: MemoryMib) -> Result<(), MonitorError> {
     Err(MonitorError::Refused { command: "start", reason })
 }
 
-fn assemble(kvm: &Kvm, spec: &VmSpec, vm: VmFd, memory: Memory) -> Result<Parts, MonitorError> {
-    let block = Block::open(&spec.files.root)?;
+fn assemble(
+    kvm: &Kvm,
+    spec: &VmSpec,
+    files: Arc<Files>,
+    vm: VmFd,
+    memory: Memory,
+) -> Result<Parts, MonitorError> {
+    let block = Block::of(&files.images.root)?;
     let (port, ours) = UnixStream::pair().map_err(failed("make a port for"))?;
     let console = Console::new(ours).map_err(failed("make a port for"))?;
-    let serial = kvm.console.as_ref().map(|path| {
-        let bad =
-            |error: std::io::Error| MonitorError::BadFile { path: path.clone(), reason: error.to_string() };
-        let file = std::fs::File::create(path).map_err(bad)?;
+    let serial = kvm.console.as_ref().map(|file| {
+        let file = file.try_clone().map_err(failed("make a serial port for"))?;
         SerialPort::new(Sink { file, left: CONSOLE_MAX })
     });
     machine::add_memory(&vm, &memory, spec.memory)?;
@@ -107,6 +116,8 @@ fn assemble(kvm: &Kvm, spec: &VmSpec, vm: VmFd, memory: Memory) -> Result<Parts,
         port,
         msrs: state::msr_list(&kvm.device)?.into(),
         supported: supported.as_slice().to_vec(),
+        files,
+        filters: kvm.filters.clone(),
     })
 }
 
@@ -125,13 +136,14 @@ impl KvmGuest {
             None => (Serial::Absent, NO_CONSOLE),
         };
         let announced = Announced { vcpus: spec.vcpus, devices: bus::DEVICES, serial };
+        let files = kvm.files(spec)?;
         let command_line = format!("{COMMAND_LINE} {console}");
         let (vm, (memory, entry)) = kvm.machine_beside(|| {
             let memory = Memory::empty(spec.memory)?;
-            let entry = boot::load(memory.ram(), spec.memory, &spec.files, &command_line, announced)?;
+            let entry = boot::load(memory.ram(), spec.memory, &files.images, &command_line, announced)?;
             Ok((memory, entry))
         })?;
-        let parts = assemble(kvm, spec, vm, memory)?;
+        let parts = assemble(kvm, spec, files, vm, memory)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
         for (id, vcpu) in (0..).zip(&vcpus) {
             let entries = cpuid::for_vcpu(&parts.supported, id, spec.vcpus);
@@ -145,7 +157,7 @@ impl KvmGuest {
         check_shape(spec.vcpus, spec.memory)?;
         let state = snapshot::read(files, spec)?;
         let memory = Memory::of_file(spec.memory, &files.memory)?;
-        let parts = assemble(kvm, spec, kvm.machine()?, memory)?;
+        let parts = assemble(kvm, spec, kvm.files(spec)?, kvm.machine()?, memory)?;
         snapshot::check_processor(&state.fingerprint, &cpuid::fingerprint(&parts.supported), files)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
         for (vcpu, saved) in vcpus.iter().zip(&state.processors) {
@@ -158,12 +170,13 @@ impl KvmGuest {
     }
 
     fn run(spec: &VmSpec, parts: Parts, vcpus: Vec<VcpuFd>) -> Result<Self, MonitorError> {
-        let Parts { vm, memory, bus, ended, port, msrs, supported } = parts;
+        let Parts { vm, memory, bus, ended, port, msrs, supported, files, filters } = parts;
         let fingerprint = cpuid::fingerprint(&supported);
-        let mut running = Running { vm, memory, bus, vcpus: Vec::new(), devices: None, msrs, fingerprint };
-        running.devices = Some(bus::start(&running.bus, &ended)?);
+        let mut running =
+            Running { vm, memory, bus, vcpus: Vec::new(), devices: None, msrs, fingerprint, files };
+        running.devices = Some(bus::start(&running.bus, &ended, filters.as_ref())?);
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            running.vcpus.push(vcpu::start(index, vcpu, &running.bus, &ended)?);
+            running.vcpus.push(vcpu::start(index, vcpu, &running.bus, &ended, filters.as_ref())?);
         }
         running.go_on();
         let used = Stats::default();
@@ -188,6 +201,12 @@ impl Running {
         pausing.into_iter().try_for_each(vcpu::Pausing::wait)?;
         self.bus.stand_still();
         Ok(())
+    }
+
+    fn usage(&self) -> Stats {
+        let threads = self.vcpus.iter().filter_map(Vcpu::counted);
+        let threads = threads.chain(self.devices.as_ref().map(usage::Counted::new));
+        usage::now(threads, self.files.statm.as_ref())
     }
 
     fn state(&self, spec: &VmSpec) -> Result<State, MonitorError> {
@@ -252,18 +271,18 @@ impl Guest for KvmGuest {
         let running = self.running("snapshot")?;
         running.stand_still()?;
         let state = running.state(&self.spec)?;
-        snapshot::write(&state, &running.memory, &files)
+        snapshot::write(&state, &running.memory, running.files.page_map.as_ref(), &files)
     }
 
     fn stats(&mut self) -> Result<Stats, MonitorError> {
-        Ok(if self.running.is_some() { usage::now() } else { self.used })
+        Ok(self.running.as_ref().map_or(self.used, Running::usage))
     }
 
     fn kill(&mut self) -> Result<Stats, MonitorError> {
         if let Some(running) = self.running.take() {
             // Counted while its threads are there and do nothing more.
             let _ = running.stand_still();
-            self.used = Stats { resident: Bytes(0), ..usage::now() };
+            self.used = Stats { resident: Bytes(0), ..running.usage() };
             drop(running);
             self.ended.note(End::Killed);
         }

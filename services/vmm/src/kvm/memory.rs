@@ -126,13 +126,14 @@ impl Memory {
     }
 
     /// Writes all that is not zero into an empty file at its place, and makes the file as long as the memory. Nothing
-    /// may run in the guest meanwhile.
-    pub fn save(&self, file: &File) -> io::Result<()> {
+    /// may run in the guest meanwhile. With this process's map of its pages, those that were never touched are not
+    /// looked at.
+    pub fn save(&self, file: &File, page_map: Option<&File>) -> io::Result<()> {
         // SAFETY: the mapping is this long; vCPUs and devices stand still, so nothing changes under the slice.
         let bytes = unsafe { std::slice::from_raw_parts(self.mapping.aligned.as_ptr(), self.mapping.length) };
         file.set_len(bytes.len() as u64)?;
         // What was never touched need not be looked at. Where nobody can say, all of it is.
-        let table = if self.mapping.is_of_file { None } else { File::open("/proc/self/pagemap").ok() };
+        let table = page_map.filter(|_| !self.mapping.is_of_file);
         for (index, part) in bytes.chunks(LARGE).enumerate() {
             let is_touched = table.as_ref().and_then(|table| touched(table, part).ok());
             save_part(file, part, index * LARGE, &is_touched.unwrap_or_else(|| vec![true; LARGE / PAGE]))?;
@@ -274,7 +275,8 @@ mod tests {
         let memory = Memory::empty(size).expect("it is small");
         memory.ram().write_obj(0x1234_u16, GuestAddress(3 << 20)).expect("it is memory");
         let mut file = tempfile::tempfile().expect("a file for the test");
-        memory.save(&file).expect("there is room");
+        let page_map = File::open("/proc/self/pagemap").expect("every process has one");
+        memory.save(&file, Some(&page_map)).expect("there is room");
         let described = file.metadata().expect("it is open");
         assert_eq!(described.len(), 8 << 20);
         assert!(std::os::unix::fs::MetadataExt::blocks(&described) * 512 <= 64 << 10, "one page is stored");
@@ -288,7 +290,7 @@ mod tests {
         assert_eq!(bytes[3 << 20..][..2], [0x34, 0x12], "the file does not change");
 
         let other = tempfile::tempfile().expect("a file for the test");
-        restored.save(&other).expect("there is room");
+        restored.save(&other, None).expect("there is room");
         let other = Memory::of_file(size, &other).expect("it is small");
         assert_eq!(other.ram().read_obj::<u16>(GuestAddress(3 << 20)).expect("it is memory"), 9);
     }

@@ -67,9 +67,14 @@ pub fn unusable(files: &SnapshotFiles, name: &str, reason: &str) -> MonitorError
 }
 
 /// Writes both files, the memory first: a state file that is whole says that all is.
-pub fn write(state: &State, memory: &Memory, files: &SnapshotFiles) -> Result<(), MonitorError> {
+pub fn write(
+    state: &State,
+    memory: &Memory,
+    page_map: Option<&File>,
+    files: &SnapshotFiles,
+) -> Result<(), MonitorError> {
     let disk = failed("write the snapshot of");
-    memory.save(&files.memory).map_err(&disk)?;
+    memory.save(&files.memory, page_map).map_err(&disk)?;
     mark_memory(&files.memory, state.memory, state.id).map_err(&disk)?;
     let bytes = codec::encode(state).map_err(|broken| disk(std::io::Error::other(broken)))?;
     (&files.state).write_all(&bytes).map_err(&disk)

@@ -26,6 +26,8 @@ use super::{
     bus::{Asked, Bus},
     ended::{End, Ended},
     failed,
+    jail::filter::ThreadFilters,
+    usage::Counted,
 };
 use state::VcpuState;
 
@@ -81,14 +83,19 @@ pub fn start(
     mut vcpu: VcpuFd,
     bus: &Arc<Bus>,
     ended: &Arc<Ended>,
+    filters: Option<&Arc<ThreadFilters>>,
 ) -> Result<Vcpu, MonitorError> {
     let (orders, told) = channel();
     let leave = ImmediateExit::of(&mut vcpu);
-    let (bus, ended) = (bus.clone(), ended.clone());
+    let (bus, ended, filters) = (bus.clone(), ended.clone(), filters.cloned());
     let thread = std::thread::Builder::new()
         .name(format!("vcpu-{index}"))
         .stack_size(STACK_BYTES)
         .spawn(move || {
+            if let Some(Err(error)) = filters.map(|filters| filters.vcpu.apply()) {
+                ended.note(End::Kvm(error.to_string()));
+                return vcpu;
+            }
             // Unwinding would take the processor away from `leave`.
             let lived = AssertUnwindSafe(|| live(&mut vcpu, leave, &told, &bus, &ended));
             if catch_unwind(lived).is_err() {
@@ -127,6 +134,11 @@ impl Vcpu {
         let (done, saved) = sync_channel(1);
         self.tell(Order::Save(msrs.clone(), done));
         saved.recv_timeout(ORDER_WAIT_MAX).map_err(|error| failed("stop a processor of")(late(error)))?
+    }
+
+    /// For counting what it uses, until it is joined.
+    pub fn counted(&self) -> Option<Counted<'_>> {
+        self.thread.as_ref().map(Counted::new)
     }
 
     /// Begins to end it.

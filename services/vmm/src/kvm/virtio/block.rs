@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
-    path::Path,
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::FileExt,
 };
 
 use omnirun_vmm_api::MonitorError;
@@ -18,7 +18,10 @@ use super::{
     Device, Progress,
     queue::{Chain, Part, give, take},
 };
-use crate::kvm::{boot, memory::Ram};
+use crate::kvm::{
+    files::{Named, REMEDY},
+    memory::Ram,
+};
 
 const SECTOR: u64 = 512;
 /// Type, reserved, first sector.
@@ -41,19 +44,18 @@ pub struct Block {
 }
 
 impl Block {
-    /// Opens a template's root.
-    pub fn open(path: &Path) -> Result<Self, MonitorError> {
-        let bad = |reason: String| MonitorError::BadFile { path: path.to_owned(), reason };
-        let mut file = boot::open(path)?;
+    /// With a template's root.
+    pub fn of(root: &Named) -> Result<Self, MonitorError> {
+        let file = root.file.try_clone().map_err(|error| root.unusable(&error))?;
         let mut head = [0; HEAD_BYTES];
-        let length = file.metadata().map_err(|error| bad(error.to_string()))?.len();
-        let is_whole = file.read_exact(&mut head).is_ok();
+        let length = file.metadata().map_err(|error| root.unusable(&error))?.len();
+        let is_whole = file.read_exact_at(&mut head, 0).is_ok();
         if !is_whole || !head.starts_with(SQUASHFS) {
-            return Err(bad("it is no squashfs image: make it again with scripts/guest-image".to_owned()));
+            return Err(root.refused(format!("it is no squashfs image: {REMEDY}")));
         }
         let used = head.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         if length < used || !length.is_multiple_of(SECTOR) {
-            return Err(bad("it is cut short: make it again with scripts/guest-image".to_owned()));
+            return Err(root.refused(format!("it is cut short: {REMEDY}")));
         }
         Ok(Self::new(file, length / SECTOR))
     }
@@ -250,11 +252,16 @@ mod tests {
 
     #[test]
     fn a_root_of_another_format_or_cut_short_is_refused_with_its_path_and_a_remedy() {
-        let check = |bytes: &[u8], reason: &str| {
+        let open = |bytes: &[u8]| {
             let mut file = tempfile::NamedTempFile::new().expect("a file for the test");
             file.write_all(bytes).expect("there is room");
-            let said = Block::open(file.path()).expect_err("it is refused").to_string();
-            let path = file.path().to_string_lossy();
+            let named = Named { path: file.path().to_owned(), file: file.reopen().expect("it is there") };
+            (Block::of(&named), named.path)
+        };
+        let check = |bytes: &[u8], reason: &str| {
+            let (opened, path) = open(bytes);
+            let said = opened.expect_err("it is refused").to_string();
+            let path = path.to_string_lossy();
             assert!(said.contains(&*path) && said.contains(reason) && said.contains("guest-image"), "{said}");
         };
         check(&[7; 4096], "it is no squashfs image");
@@ -265,9 +272,7 @@ mod tests {
         image[40..48].copy_from_slice(&4090_u64.to_le_bytes());
         check(&image[..3584], "it is cut short");
         check(&image[..4095], "it is cut short");
-        let whole = tempfile::NamedTempFile::new().expect("a file for the test");
-        std::fs::write(whole.path(), &image).expect("there is room");
-        assert_eq!(Block::open(whole.path()).expect("it is whole").sectors, 8);
+        assert_eq!(open(&image).0.expect("it is whole").sectors, 8);
     }
 
     proptest! {

@@ -1,15 +1,27 @@
 //! The monitor alone in a process of its own, without an owner around it: what the bench measures. It says on standard
 //! output how far it is, a line for each step, and goes on when it is told to by a line on standard input.
 
+mod refused;
+
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use omnirun_vmm::{kvm::Kvm, store::Template};
+use omnirun_vmm::{
+    kvm::{
+        Kvm,
+        jail::{
+            self, Event, Inmate, Shape, Side, filter,
+            process::{Door, Watch},
+        },
+    },
+    store::Template,
+};
 use omnirun_vmm_api::{Guest, ImageFiles, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,36 +34,88 @@ const BENCH_INITRAMFS: &str = "/bench/initramfs.cpio";
 /// The one whose process 1 is hostile.
 const HOSTILE_INITRAMFS: &str = "/bench/hostile.cpio";
 
-/// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`.
-fn main() -> Result<()> {
+/// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`, each also
+/// after the word `jailed`, and `refused LIST CALL`, which has a filter refuse a system call.
+fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let kvm = Kvm::find()?;
+    let door = match words.first() {
+        Some(&"jailed" | &"refused") => {
+            let name = format!("bare-{}", std::process::id());
+            let shape = Shape { vcpus: Vcpus(1), memory: MemoryMib(2048), purpose: Purpose::Sandbox };
+            match jail::divide(&name, shape, Path::new(STORE))? {
+                Side::Outside(inmate) => return watch(&inmate),
+                Side::Inside(door) => Some(door),
+            }
+        }
+        _ => None,
+    };
     match words[..] {
+        ["refused", list, call] => refused::attempt(door.context("no jail")?, list, call)?,
+        ["jailed", ref mode @ ..] => run(mode, door)?,
+        ref mode => run(mode, None)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends as the process in the jail does; like a shell where that is a signal.
+fn watch(inmate: &Inmate) -> Result<ExitCode> {
+    loop {
+        match inmate.wait(Watch::EndOnly, Duration::from_secs(1))? {
+            Event::Exited(code) => return Ok(ExitCode::from(code)),
+            Event::Killed(signal) => return Ok(ExitCode::from(128 + u8::try_from(signal)?)),
+            Event::Said | Event::Nothing => {}
+        }
+    }
+}
+
+fn run(mode: &[&str], door: Option<Door>) -> Result<()> {
+    let mut kvm = Kvm::find()?;
+    match *mode {
         ["init", fifo] => {
             let mut files = files()?;
             files.initramfs = BENCH_INITRAMFS.into();
-            let mut guest = kvm.with_console(fifo.into()).start(&spec(files, MemoryMib(128)))?;
-            hold(&mut *guest)
+            let spec = spec(files, MemoryMib(128));
+            let mut kvm = kvm.with_console(Path::new(fifo))?;
+            confine(&mut kvm, &spec, door)?;
+            hold(&mut *kvm.start(&spec)?)
         }
         ["hostile"] => {
             let mut files = files()?;
             files.initramfs = HOSTILE_INITRAMFS.into();
-            let guest = kvm.start(&spec(files, MemoryMib(128)))?;
+            let spec = spec(files, MemoryMib(128));
+            confine(&mut kvm, &spec, door)?;
+            let guest = kvm.start(&spec)?;
             let limit = rustix::time::Timespec { tv_sec: 200, tv_nsec: 0 };
             poll(&mut [PollFd::new(&guest.ended()?, PollFlags::IN)], Some(&limit))?;
             say(&guest.why_ended().unwrap_or_default())
         }
         ["snapshot", directory, memory] => snapshot(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
-        ["restore", directory, memory] => restore(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
-        ["pooled", directory, memory] => {
-            kvm.make_spare()?;
-            say("pooled")?;
-            wait()?;
-            restore(&kvm, Path::new(directory), MemoryMib(memory.parse()?))
+        [how @ ("restore" | "pooled"), directory, memory] => {
+            let spec = spec(files()?, MemoryMib(memory.parse()?));
+            let files = open(Path::new(directory))?;
+            confine(&mut kvm, &spec, door)?;
+            if how == "pooled" {
+                kvm.make_spare()?;
+                say("pooled")?;
+                wait()?;
+            }
+            let mut guest = kvm.restore(&spec, files)?;
+            say("resumed")?;
+            hold(&mut *guest)
         }
-        _ => bail!("no such mode: {words:?}"),
+        _ => bail!("no such mode: {mode:?}"),
     }
+}
+
+/// Goes into the jail whose door this is.
+fn confine(kvm: &mut Kvm, spec: &VmSpec, door: Option<Door>) -> Result<()> {
+    if let Some(door) = door {
+        kvm.enclose(spec)?;
+        door.close(Path::new(STORE))?;
+        filter::seal()?;
+    }
+    Ok(())
 }
 
 fn files() -> Result<ImageFiles> {
@@ -100,12 +164,7 @@ fn snapshot(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
     hold(&mut *guest)
 }
 
-fn restore(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
-    let files = files()?;
+fn open(directory: &Path) -> Result<SnapshotFiles> {
     let open = |name| File::open(directory.join(name));
-    let snapshot =
-        SnapshotFiles { memory: open("memory")?, state: open("state")?, directory: directory.to_owned() };
-    let mut guest = kvm.restore(&spec(files, memory), snapshot)?;
-    say("resumed")?;
-    hold(&mut *guest)
+    Ok(SnapshotFiles { memory: open("memory")?, state: open("state")?, directory: directory.to_owned() })
 }

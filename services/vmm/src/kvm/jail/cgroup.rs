@@ -1,0 +1,178 @@
+//! How much of the host a guest's process may take: processor time, memory, threads, reads from the disk. One cgroup
+//! (version 2) for each guest, below one of ours, where the host lets us make it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use omnirun_vmm_api::Purpose;
+
+use super::{Shape, rights};
+
+/// Where the only hierarchy is mounted (cgroups(7)).
+const ROOT: &str = "/sys/fs/cgroup";
+/// Ours in it. Guests outlive the worker that started them, so theirs are not below the worker's own.
+const OURS: &str = "omnirun";
+const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
+/// Time is given out in parts of this many microseconds, which is the kernel's default.
+const PERIOD_US: u64 = 100_000;
+/// Memory of the monitor, of the kernel on its behalf, and pages of the root that are worth keeping.
+const MEMORY_EXTRA: u64 = 64 << 20;
+/// Tables that map the guest's memory are counted too: 8 bytes for each page in two sets, doubled.
+const MEMORY_PER_TABLES: u64 = 128;
+/// From the disk that holds the templates, in a second.
+const READ_BYTES_MAX: u64 = 256 << 20;
+const READS_MAX: u64 = 20_000;
+
+/// A guest's cgroup. Dropping it removes it, which needs its process to be gone.
+pub struct Cgroup {
+    /// None in the process whose cgroup it is: another one removes it.
+    path: Option<PathBuf>,
+    directory: File,
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Which kinds of limits this host cannot set, in the order of their names; all of them where it has no hierarchy of
+/// version 2 that can be written to.
+pub fn missing() -> Vec<&'static str> {
+    let is_writable = || rustix::fs::access(ROOT, rustix::fs::Access::WRITE_OK).is_ok();
+    let offered = fs::read_to_string(Path::new(ROOT).join("cgroup.controllers")).unwrap_or_default();
+    let offered = if is_writable() { offered } else { String::new() };
+    CONTROLLERS.into_iter().filter(|name| !offered.split_whitespace().any(|other| other == *name)).collect()
+}
+
+impl Cgroup {
+    /// Makes one with its limits; none where the host does not let us. The directory is of the disk that it reads.
+    pub fn make(name: &str, shape: Shape, disk: &Path) -> io::Result<Option<Self>> {
+        let ours = Path::new(ROOT).join(OURS);
+        let path = ours.join(name);
+        let limits = limits(shape, whole_disk(disk).as_deref());
+        match make_directory(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_denied(&error) => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(()) if path.join("pids.max").exists() => return Self::limited(path, &limits).map(Some),
+            Ok(()) => {}
+        }
+        match prepare(&ours).and_then(|()| make_directory(&path)) {
+            Err(error) if is_denied(&error) || error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Self::limited(path, &limits).map(Some),
+        }
+    }
+
+    /// Leaves it to the process that made this one.
+    pub fn leave(mut self) {
+        self.path = None;
+    }
+
+    fn limited(path: PathBuf, limits: &[(&str, String)]) -> io::Result<Self> {
+        let made = Self { directory: File::open(&path)?, path: Some(path.clone()) };
+        for (file, value) in limits {
+            match write(&path.join(file), value) {
+                // Of a controller that this host does not have, or a disk that cannot be limited.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || *file == "io.max" => {}
+                other => other?,
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// One that a keeper that was killed has left is as good as a new one.
+fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Makes ours, and has limits below it. Twice is once.
+fn prepare(ours: &Path) -> io::Result<()> {
+    let root = Path::new(ROOT);
+    let offered = fs::read_to_string(root.join("cgroup.controllers"))?;
+    let wanted =
+        CONTROLLERS.into_iter().filter(|name| offered.split_whitespace().any(|other| other == *name));
+    let wanted: Vec<_> = wanted.map(|name| format!("+{name}")).collect();
+    make_directory(ours)?;
+    for place in [root, ours] {
+        write(&place.join("cgroup.subtree_control"), &wanted.join(" "))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    File::options().write(true).open(path)?.write_all(value.as_bytes())
+}
+
+/// Files and what is written to them (Linux' Documentation/admin-guide/cgroup-v2.rst).
+fn limits(shape: Shape, disk: Option<&str>) -> Vec<(&'static str, String)> {
+    let memory = shape.memory.bytes().0;
+    // Where the template store is in memory, a snapshot stays there.
+    let written = if shape.purpose == Purpose::Snapshot { memory } else { 0 };
+    let mut limits = vec![
+        ("cpu.max", format!("{} {PERIOD_US}", u64::from(shape.vcpus.0) * PERIOD_US)),
+        ("memory.max", (memory + written + memory / MEMORY_PER_TABLES + MEMORY_EXTRA).to_string()),
+        ("memory.swap.max", "0".to_owned()),
+        ("memory.oom.group", "1".to_owned()),
+        ("pids.max", rights::THREADS_MAX.to_string()),
+    ];
+    if let Some(disk) = disk {
+        limits.push(("io.max", format!("{disk} rbps={READ_BYTES_MAX} riops={READS_MAX}")));
+    }
+    limits
+}
+
+/// The numbers of the disk that a path is on, as sysfs has them; a partition's own cannot be limited.
+fn whole_disk(path: &Path) -> Option<String> {
+    let device = fs::metadata(path).ok()?.dev();
+    let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let described = Path::new("/sys/dev/block").join(&numbers);
+    if described.join("partition").exists() {
+        return Some(fs::read_to_string(described.join("../dev")).ok()?.trim().to_owned());
+    }
+    described.exists().then_some(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use omnirun_vmm_api::{MemoryMib, Vcpus};
+
+    use super::*;
+
+    #[test]
+    fn a_guest_gets_its_processors_its_memory_and_a_little_more() {
+        let shape = Shape { vcpus: Vcpus(2), memory: MemoryMib(128), purpose: Purpose::Sandbox };
+        let limits = limits(shape, Some("8:0"));
+        let value = |name: &str| {
+            limits.iter().find(|(file, _)| *file == name).map_or("", |(_, value)| value.as_str())
+        };
+        assert_eq!(value("cpu.max"), "200000 100000");
+        assert_eq!(value("memory.max"), ((128 + 1 + 64) << 20).to_string());
+        assert_eq!((value("memory.swap.max"), value("pids.max")), ("0", "128"));
+        assert!(value("io.max").starts_with("8:0 rbps="));
+    }
+}
