@@ -12,3 +12,6 @@ pub mod qemu;
 pub mod kvm;
 
 pub use choose::choose;
+
+/// True only in a fuzzer's build that is to find a bug: each place that asks is one.
+const PLANTED_BUG: bool = cfg!(all(fuzzing, feature = "planted-bug"));

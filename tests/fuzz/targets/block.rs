@@ -1,0 +1,55 @@
+//! The block device, driven by anything, with a disk of eight sectors.
+#![no_main]
+
+use std::{
+    env, fs,
+    fs::File,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    sync::OnceLock,
+};
+
+use libfuzzer_sys::fuzz_target;
+use omnirun_fuzz::{
+    driver::{Nobody, run, say::*},
+    seeds::write_if_asked,
+};
+use omnirun_vmm::kvm::virtio::block::Block;
+
+fuzz_target!(
+    init: write_if_asked(seeds()),
+    |bytes: &[u8]| run(bytes, || (Block::open(&disk()).expect("it is a disk"), Nobody))
+);
+
+/// A disk that begins as a squashfs image does. Its file has no name any more, so that nothing stays behind.
+fn disk() -> PathBuf {
+    static DISK: OnceLock<File> = OnceLock::new();
+    let file = DISK.get_or_init(|| {
+        let path = env::temp_dir().join(format!("omnirun-fuzz-disk-{}", std::process::id()));
+        fs::write(&path, b"hsqs".repeat(1024)).expect("there is room");
+        let file = File::open(&path).expect("it was written");
+        fs::remove_file(&path).expect("it is there");
+        file
+    });
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Type, reserved, first sector (VIRTIO 1.2, section 5.2.6).
+fn header(kind: u32, sector: u64) -> Vec<u8> {
+    let words = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()];
+    reads(0x8000, &words.concat())
+}
+
+fn seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let status = || writes(0xb000, 1);
+    let ask = |kind, sector, length| request(0, &[header(kind, sector), writes(0x9000, length), status()]);
+    vec![
+        ("read", started(&[ask(0, 2, 1024)])),
+        ("read-past-the-end", started(&[ask(0, 7, 1024)])),
+        ("write", started(&[request(0, &[header(1, 0), reads(0x9000, &[7; 64]), status()])])),
+        ("flush", started(&[request(0, &[header(4, 0), status()])])),
+        ("identify", started(&[ask(8, 0, 20)])),
+        ("indirect", started(&[request(0, &[header(0, 1), many(2, writes(0x9400, 512))])])),
+        ("saved-between", started(&[ask(0, 0, 512), save_and_load(), ask(0, 3, 512)])),
+    ]
+}
