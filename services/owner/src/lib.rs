@@ -43,7 +43,7 @@ use owner::Owner;
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use crate::{
-        agent::{Agent, connect},
+        agent::{Agent, AgentError, connect},
         relay::passing,
     };
 }

@@ -29,12 +29,13 @@ const TABLE_MAX: u16 = 300;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
-/// Bits of a part that are not of virtio: an address of eight bytes, a length of four, `next` from the input, and bytes to
-/// be put there.
+/// Bits of a part that are not of virtio: an address of eight bytes, a length of four, `next` from the input, bytes to be
+/// put there, and two numbers of eight bytes to be put there.
 const ANYWHERE: u8 = 8;
 const ANY_LENGTH: u8 = 16;
 const ANY_NEXT: u8 = 32;
 const FILLED: u8 = 64;
+const NUMBERS: u8 = 128;
 
 /// What happens on the host's side of a device.
 pub trait Host<D> {
@@ -157,6 +158,9 @@ impl<D: Device, H: Host<D>> Driver<D, H> {
         if is(FILLED) {
             let _ = self.ram.write_slice(input.text(), at);
         }
+        if is(NUMBERS) {
+            let _ = self.ram.write_slice(&[input.edge().to_le_bytes(), input.edge().to_le_bytes()].concat(), at);
+        }
         let flags = u16::from(kind & 3) ^ has_next;
         if !is(INDIRECT as u8) {
             return raw(at, length, flags, next);
@@ -204,12 +208,17 @@ fn raw(at: GuestAddress, length: u32, flags: u16, next: u16) -> [u8; 16] {
 
 /// The inverse of what the driver reads: inputs that say something, for the corpus.
 pub mod say {
-    use super::{ANY_LENGTH, FILLED, INDIRECT, WRITE};
+    use super::{ANY_LENGTH, FILLED, INDIRECT, NUMBERS, WRITE};
 
     /// A part that the device reads: an address (even, below 0x20000) and what is there.
     pub fn reads(at: u32, bytes: &[u8]) -> Vec<u8> {
         let head = [FILLED, (at / 2) as u8, (at / 2 >> 8) as u8, bytes.len() as u8, 0, bytes.len() as u8];
         [&head[..], bytes].concat()
+    }
+
+    /// A part that the device reads, of two numbers.
+    pub fn reads_numbers(at: u32, first: i8, second: i8) -> Vec<u8> {
+        vec![NUMBERS, (at / 2) as u8, (at / 2 >> 8) as u8, 16, 0, first as u8, second as u8]
     }
 
     /// A part that the device writes.

@@ -53,6 +53,11 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(self.array())
     }
 
+    /// A number near 0 or near the largest one, from one byte.
+    pub fn edge(&mut self) -> u64 {
+        i64::from(self.byte() as i8) as u64
+    }
+
     fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut array = [0; N];
         let bytes = self.bytes(N);

@@ -7,38 +7,45 @@ use std::{os::unix::net::UnixStream, time::Duration};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use libfuzzer_sys::fuzz_target;
-use omnirun_agent_api::{Personalise, UnixMillis};
-use omnirun_fuzz::{input::Input, seeds::write_if_asked};
-use omnirun_owner::fuzzing::{Agent, connect, passing};
+use omnirun_agent_api::{Personalise, Personalised, UnixMillis};
+use omnirun_fuzz::{ignore_sigpipe, input::Input, seeds::write_if_asked};
+use omnirun_owner::fuzzing::{Agent, AgentError, connect, passing};
 use tokio::{io::AsyncWriteExt, runtime::Runtime};
 
 /// Whatever a guest says before it hangs up, the owner is done with it soon after.
-const DONE_MAX: Duration = Duration::from_secs(5);
+const DONE_MAX: Duration = Duration::from_secs(10);
 
 fuzz_target!(
-    init: write_if_asked(seeds()),
-    |bytes: &[u8]| {
-        thread_local! {
-            static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime of one thread");
-        }
-        RUNTIME.with(|runtime| runtime.block_on(session(bytes)));
-    }
+    init: {
+        ignore_sigpipe();
+        write_if_asked(seeds());
+    },
+    |bytes: &[u8]| drop(session(bytes))
 );
 
-async fn session(bytes: &[u8]) {
+/// What came of the owner's own questions.
+type Heard = (Result<(), AgentError>, Result<Personalised, AgentError>);
+
+fn session(bytes: &[u8]) -> Heard {
+    thread_local! {
+        static RUNTIME: Runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime of one thread");
+    }
+    RUNTIME.with(|runtime| runtime.block_on(talk(bytes)))
+}
+
+async fn talk(bytes: &[u8]) -> Heard {
     let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
     theirs.set_nonblocking(true).expect("a socket can be made not to block");
     let theirs = tokio::net::UnixStream::from_std(theirs).expect("it does not block");
     let (agent, ended) = connect(ours).await.expect("the port is open");
     let all = async { tokio::join!(ask(agent), guest(theirs, bytes), ended) };
-    assert!(tokio::time::timeout(DONE_MAX, all).await.is_ok(), "the guest keeps the owner busy");
+    let (heard, ..) = tokio::time::timeout(DONE_MAX, all).await.expect("no guest keeps the owner busy");
+    heard
 }
 
 /// The first request of every guest on stream 1, the second on 3, and on 5 one that a user's client sends.
-async fn ask(agent: Agent) {
+async fn ask(agent: Agent) -> Heard {
     let wish = Personalise {
         entropy: "00".repeat(64).into(),
         now: UnixMillis(0),
@@ -46,12 +53,14 @@ async fn ask(agent: Agent) {
         envs: Default::default(),
     };
     let relayed = async {
-        let request = Request::get("http://agent/files").body(Empty::new().map_err(|never| match never {}).boxed_unsync());
+        let request = Request::get("http://agent/files")
+            .body(Empty::new().map_err(|never| match never {}).boxed_unsync());
         let Ok(answer) = agent.send(request.expect("it is a request")).await else { return };
         passing(answer.headers());
         let _ = Limited::new(answer.into_body(), 1 << 20).collect().await;
     };
-    let _ = tokio::join!(agent.wait_alive(DONE_MAX), agent.personalise(&wish), relayed);
+    let (alive, named, ()) = tokio::join!(agent.wait_alive(DONE_MAX), agent.personalise(&wish), relayed);
+    (alive, named)
 }
 
 /// Says all of the input, then hangs up.
@@ -149,8 +158,10 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let reset = said(3, 0, 5, &[0, 0, 0, 8]);
     let away = said(7, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0]);
     let grown = [said(8, 0, 0, &[0, 1, 0, 0]), said(6, 0, 0, b"12345678")].concat();
+    let all = [settled.clone(), alive.clone(), vec![4], named, streamed.clone()].concat();
+    assert!(matches!(session(&all), (Ok(()), Ok(_))), "the seed is a good guest");
     vec![
-        ("all-is-well", [settled.clone(), alive.clone(), vec![4], named, streamed.clone()].concat()),
+        ("all-is-well", all),
         ("refused", [settled.clone(), alive.clone(), refused].concat()),
         ("pings-and-windows", [settled.clone(), grown, streamed].concat()),
         ("reset-and-gone", [settled, alive, reset, away].concat()),

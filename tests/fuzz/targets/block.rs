@@ -1,13 +1,7 @@
 //! The block device, driven by anything, with a disk of eight sectors.
 #![no_main]
 
-use std::{
-    env, fs,
-    fs::File,
-    os::fd::AsRawFd,
-    path::PathBuf,
-    sync::OnceLock,
-};
+use std::{env, fs, fs::File, os::fd::AsRawFd, path::PathBuf, sync::OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use omnirun_fuzz::{
@@ -35,9 +29,8 @@ fn disk() -> PathBuf {
 }
 
 /// Type, reserved, first sector (VIRTIO 1.2, section 5.2.6).
-fn header(kind: u32, sector: u64) -> Vec<u8> {
-    let words = [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()];
-    reads(0x8000, &words.concat())
+fn header(kind: i8, sector: i8) -> Vec<u8> {
+    reads_numbers(0x8000, kind, sector)
 }
 
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {

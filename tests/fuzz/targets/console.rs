@@ -9,6 +9,7 @@ use std::{
 use libfuzzer_sys::fuzz_target;
 use omnirun_fuzz::{
     driver::{Host, run, say::*},
+    ignore_sigpipe,
     input::Input,
     seeds::write_if_asked,
 };
@@ -18,7 +19,10 @@ use omnirun_vmm::kvm::{
 };
 
 fuzz_target!(
-    init: write_if_asked(seeds()),
+    init: {
+        ignore_sigpipe();
+        write_if_asked(seeds());
+    },
     |bytes: &[u8]| run(bytes, || {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         theirs.set_nonblocking(true).expect("a socket can be made not to block");
@@ -65,17 +69,24 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     const CONTROL_TO_GUEST: u8 = 2;
     let rooms = || (0..4).map(|at| request(CONTROL_TO_GUEST, &[writes(0x9000 + at * 64, 64)]));
     // Room for answers, the device is ready, the port is ready, a program opens it.
-    let opened: Vec<u8> = rooms().chain([control(0, 1), control(3, 1), control(6, 1)]).collect::<Vec<_>>().concat();
+    let opened: Vec<u8> =
+        rooms().chain([control(0, 1), control(3, 1), control(6, 1)]).collect::<Vec<_>>().concat();
     let input = request(TO_GUEST, &[writes(0xa000, 32)]);
     let output = request(FROM_GUEST, &[reads(0xb000, b"answer")]);
+    // Half of the guest's memory.
+    let to_be_read = [vec![16, 0, 0x20], 0x8000_u32.to_le_bytes().to_vec()].concat();
     let (says, listens, goes, hangs_up) = (host(b"\0\x05hello"), host(&[1, 64, 0]), host(&[2]), host(&[3]));
     let both = || vec![opened.clone(), input.clone(), says.clone(), output.clone(), listens.clone()];
     vec![
         ("opened", started(std::slice::from_ref(&opened))),
         ("both-ways", started(&both())),
         ("host-goes", started(&[both(), vec![goes, input.clone(), output.clone()]].concat())),
-        ("hung-up-and-saved", started(&[both(), vec![hangs_up, save_and_load(), input.clone(), says.clone()]].concat())),
-        ("long-message", started(&[opened.clone(), request(FROM_GUEST, &[many(16, reads(0xb000, &[1; 200]))])])),
+        (
+            "hung-up-and-saved",
+            started(&[both(), vec![hangs_up, save_and_load(), input.clone(), says.clone()]].concat()),
+        ),
+        // As long as one may be: 1 MiB.
+        ("long-message", started(&[opened.clone(), request(FROM_GUEST, &[many(32, to_be_read)])])),
         ("large-room", started(&[opened.clone(), says, request(TO_GUEST, &[many(8, writes(0, 0x8000))])])),
     ]
 }
