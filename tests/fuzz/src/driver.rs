@@ -159,7 +159,8 @@ impl<D: Device, H: Host<D>> Driver<D, H> {
             let _ = self.ram.write_slice(input.text(), at);
         }
         if is(NUMBERS) {
-            let _ = self.ram.write_slice(&[input.edge().to_le_bytes(), input.edge().to_le_bytes()].concat(), at);
+            let _ =
+                self.ram.write_slice(&[input.edge().to_le_bytes(), input.edge().to_le_bytes()].concat(), at);
         }
         let flags = u16::from(kind & 3) ^ has_next;
         if !is(INDIRECT as u8) {
