@@ -27,15 +27,15 @@ const TABLE: u64 = 0x8000;
 const TABLE_MAX: u16 = 300;
 
 const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
 /// Bits of a part that are not of virtio: an address of eight bytes, a length of four, `next` from the input, bytes to be
 /// put there, and two numbers of eight bytes to be put there.
 const ANYWHERE: u8 = 8;
-const ANY_LENGTH: u8 = 16;
+pub(crate) const ANY_LENGTH: u8 = 16;
 const ANY_NEXT: u8 = 32;
-const FILLED: u8 = 64;
-const NUMBERS: u8 = 128;
+pub(crate) const FILLED: u8 = 64;
+pub(crate) const NUMBERS: u8 = 128;
 
 /// What happens on the host's side of a device.
 pub trait Host<D> {
@@ -205,52 +205,4 @@ fn raw(at: GuestAddress, length: u32, flags: u16, next: u16) -> [u8; 16] {
     bytes[12..14].copy_from_slice(&flags.to_le_bytes());
     bytes[14..].copy_from_slice(&next.to_le_bytes());
     bytes
-}
-
-/// The inverse of what the driver reads: inputs that say something, for the corpus.
-pub mod say {
-    use super::{ANY_LENGTH, FILLED, INDIRECT, NUMBERS, WRITE};
-
-    /// A part that the device reads: an address (even, below 0x20000) and what is there.
-    pub fn reads(at: u32, bytes: &[u8]) -> Vec<u8> {
-        let head = [FILLED, (at / 2) as u8, (at / 2 >> 8) as u8, bytes.len() as u8, 0, bytes.len() as u8];
-        [&head[..], bytes].concat()
-    }
-
-    /// A part that the device reads, of two numbers.
-    pub fn reads_numbers(at: u32, first: i8, second: i8) -> Vec<u8> {
-        vec![NUMBERS, (at / 2) as u8, (at / 2 >> 8) as u8, 16, 0, first as u8, second as u8]
-    }
-
-    /// A part that the device writes.
-    pub fn writes(at: u32, length: u32) -> Vec<u8> {
-        let head = [WRITE as u8 | ANY_LENGTH, (at / 2) as u8, (at / 2 >> 8) as u8];
-        [&head[..], &length.to_le_bytes()].concat()
-    }
-
-    /// The same part this many times, in a table of its own.
-    pub fn many(count: u16, mut part: Vec<u8>) -> Vec<u8> {
-        part[0] |= INDIRECT as u8;
-        [part, count.to_le_bytes().to_vec()].concat()
-    }
-
-    /// A chain of these parts for a queue.
-    pub fn request(queue: u8, parts: &[Vec<u8>]) -> Vec<u8> {
-        [vec![2, queue | (parts.len() as u8 - 1) << 4], parts.concat()].concat()
-    }
-
-    /// Something on the host's side.
-    pub fn host(what: &[u8]) -> Vec<u8> {
-        [&[6], what].concat()
-    }
-
-    /// A save, and a load into another device.
-    pub fn save_and_load() -> Vec<u8> {
-        vec![7]
-    }
-
-    /// All of it, by a driver that has started its device.
-    pub fn started(steps: &[Vec<u8>]) -> Vec<u8> {
-        [vec![0], steps.concat()].concat()
-    }
 }

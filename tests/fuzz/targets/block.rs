@@ -5,7 +5,8 @@ use std::{env, fs, fs::File, os::fd::AsRawFd, path::PathBuf, sync::OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use omnirun_fuzz::{
-    driver::{Nobody, run, say::*},
+    driver::{Nobody, run},
+    say::*,
     seeds::write_if_asked,
 };
 use omnirun_vmm::kvm::virtio::block::Block;

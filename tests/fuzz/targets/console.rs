@@ -8,9 +8,10 @@ use std::{
 
 use libfuzzer_sys::fuzz_target;
 use omnirun_fuzz::{
-    driver::{Host, run, say::*},
+    driver::{Host, run},
     ignore_sigpipe,
     input::Input,
+    say::*,
     seeds::write_if_asked,
 };
 use omnirun_vmm::kvm::{

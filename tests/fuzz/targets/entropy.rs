@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use omnirun_fuzz::{
-    driver::{Nobody, run, say::*},
+    driver::{Nobody, run},
+    say::*,
     seeds::write_if_asked,
 };
 use omnirun_vmm::kvm::virtio::entropy::Entropy;
