@@ -19,6 +19,9 @@ use omnirun_vmm::kvm::{
 use serde_json::{Value, json};
 use vm_memory::{Bytes, GuestAddress};
 
+/// A state of a machine that KVM made and that never ran, its structures cut to 64 bytes.
+const MADE_BY_KVM: &[u8] = include_bytes!("../corpus/snapshot/made-by-kvm");
+
 const ANYTHING: u8 = 0;
 const STATE: u8 = 1;
 const CONSOLE: u8 = 2;
@@ -112,7 +115,9 @@ fn packed(value: &Value) -> Vec<u8> {
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let state = packed(&state());
     let file = with_head(&state);
-    codec::decode::<State>(&file).map(drop).expect("the seed is a state");
+    for body in [&state[..], &MADE_BY_KVM[1..]] {
+        codec::decode::<State>(&with_head(body)).map(drop).expect("the seed is a state");
+    }
     let used = |mode: u8, device: Value| {
         let device = packed(&device);
         // One descriptor, 64 bytes at 0x4000 to be written, made available.
@@ -124,6 +129,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("state-file", [&[ANYTHING][..], &file].concat()),
         ("state", [&[STATE][..], &state].concat()),
+        ("made-by-kvm", MADE_BY_KVM.to_vec()),
         ("console", used(CONSOLE, device(4, &[1, 1]))),
         ("entropy", used(3, device(1, &[]))),
     ]
