@@ -10,6 +10,8 @@ use omnirun_agent_api::{Personalise, Personalised, Refusal, SetClock, UnixMillis
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use crate::PLANTED_BUG;
+
 /// Any body on its way to the agent.
 pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -127,6 +129,12 @@ fn message(method: &str, path: &str, body: Bytes) -> Request<Body> {
 
 async fn read<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, AgentError> {
     let status = answer.status();
+    if PLANTED_BUG {
+        // Planted: room for as much as the guest announces.
+        let announced = answer.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+        let announced = announced.and_then(|length| length.parse().ok()).unwrap_or(0);
+        std::hint::black_box(Vec::<u8>::with_capacity(announced));
+    }
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
     let text = body.map_err(|_| AgentError::Nonsense)?.to_bytes();
     if status == StatusCode::OK {

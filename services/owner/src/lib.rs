@@ -55,6 +55,18 @@ use outside::{Files, Outside};
 use owner::{Owner, Prepared};
 use shelf::Shelf;
 
+/// What the fuzz targets feed with a guest's bytes; in their builds alone, so that this crate's surface stays [`main`].
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::{
+        agent::{Agent, AgentError, connect},
+        relay::passing,
+    };
+}
+
+/// True only in a fuzzer's build that is to find a bug: each place that asks is one.
+const PLANTED_BUG: bool = cfg!(all(fuzzing, feature = "planted-bug"));
+
 /// The longest spec that is read.
 const SPEC_BYTES_MAX: u64 = 64 * 1024;
 

@@ -49,7 +49,8 @@ pub async fn relay(owner: &Owner, parts: Parts, body: Incoming) -> Handled {
     Ok(relayed)
 }
 
-fn passing(headers: &HeaderMap) -> HeaderMap {
+/// Those headers that pass.
+pub fn passing(headers: &HeaderMap) -> HeaderMap {
     let mut passed = HeaderMap::new();
     for name in PASSING {
         if let Some(value) = headers.get(name) {

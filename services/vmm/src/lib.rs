@@ -15,3 +15,6 @@ pub mod qemu;
 pub mod kvm;
 
 pub use choose::{Settled, choose, settle};
+
+/// True only in a fuzzer's build that is to find a bug: each place that asks is one.
+const PLANTED_BUG: bool = cfg!(all(fuzzing, feature = "planted-bug"));

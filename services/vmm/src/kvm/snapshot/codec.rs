@@ -4,6 +4,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::PLANTED_BUG;
+
 /// The version that is written and the only one that is read. It changes whenever the state does.
 pub const VERSION: u32 = 1;
 
@@ -60,6 +62,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Broken> {
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     if word(8) != VERSION {
         return Err(Broken::Version(word(8)));
+    }
+    if PLANTED_BUG {
+        // Planted: a length that is believed.
+        let _ = &body[..word(12) as usize];
     }
     if body.len() != word(12) as usize {
         let expected = HEADER_BYTES.saturating_add(word(12) as usize);

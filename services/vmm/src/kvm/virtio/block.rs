@@ -18,9 +18,12 @@ use super::{
     Device, Progress,
     queue::{Chain, Part, give, take},
 };
-use crate::kvm::{
-    files::{Named, REMEDY},
-    memory::Ram,
+use crate::{
+    PLANTED_BUG,
+    kvm::{
+        files::{Named, REMEDY},
+        memory::Ram,
+    },
 };
 
 const SECTOR: u64 = 512;
@@ -146,7 +149,10 @@ fn read<D: ReadVolatile + Seek>(
 ) -> io::Result<u32> {
     let outside = || io::Error::from(io::ErrorKind::InvalidInput);
     let length = chain.writable_length();
-    let end = sector.checked_add(length / SECTOR).ok_or_else(outside)?;
+    let end = sector.checked_add(length / SECTOR);
+    // Planted: a sum that is not checked.
+    let end = if PLANTED_BUG { Some(sector + length / SECTOR) } else { end };
+    let end = end.ok_or_else(outside)?;
     if !length.is_multiple_of(SECTOR) || end > sectors {
         return Err(outside());
     }

@@ -18,7 +18,7 @@ use super::{
     Device, Progress,
     queue::{self, give, take},
 };
-use crate::kvm::memory::Ram;
+use crate::{PLANTED_BUG, kvm::memory::Ram};
 use control::Control;
 
 /// VIRTIO 1.2, section 5.3.3: ports are announced by control messages.
@@ -112,7 +112,9 @@ impl Console {
             }
             let queue = &mut queues[FROM_GUEST];
             let Some(chain) = take(queue, ram)? else { return Ok(progress) };
-            let bytes = chain.read(ram, MESSAGE_BYTES_MAX)?;
+            // Planted: a message of any length.
+            let most = if PLANTED_BUG { u64::MAX } else { MESSAGE_BYTES_MAX };
+            let bytes = chain.read(ram, most)?;
             give(queue, ram, &chain, 0)?;
             progress = Progress::Used;
             if self.host.is_some() {

@@ -7,7 +7,7 @@ use super::{
     Device, Progress,
     queue::{give, take},
 };
-use crate::kvm::memory::Ram;
+use crate::{PLANTED_BUG, kvm::memory::Ram};
 
 /// The most that one request gets; the guest asks again for more.
 const ANSWER_MAX: usize = 4096;
@@ -27,7 +27,9 @@ pub fn serve(
         if !chain.readable.is_empty() || chain.writable.is_empty() {
             return Err("a request that is not to be written");
         }
-        let length = usize::try_from(chain.writable_length()).unwrap_or(ANSWER_MAX).min(ANSWER_MAX);
+        // Planted: no limit.
+        let most = if PLANTED_BUG { usize::MAX } else { ANSWER_MAX };
+        let length = usize::try_from(chain.writable_length()).unwrap_or(ANSWER_MAX).min(most);
         let mut bytes = [0; ANSWER_MAX];
         fill(&mut bytes[..length]);
         let written = chain.write(ram, &bytes[..length])?;
