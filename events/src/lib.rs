@@ -15,8 +15,10 @@ pub mod subject;
 
 pub mod account;
 pub mod auth;
+pub mod erasure;
 pub mod host;
 pub mod keys;
+pub mod ops;
 pub mod sandbox;
 pub mod token;
 pub mod usage;
@@ -35,7 +37,7 @@ pub mod log;
 
 pub use envelope::{Actor, Draft, Head, Record, RecordHash, Role};
 pub use event::Event;
-pub use id::{AccountId, ChallengeId, CommitId, HostId, KeyId, SandboxId, TokenId};
+pub use id::{AccountId, ChallengeId, CommitId, HostId, KeyId, ReceiptId, SandboxId, TokenId};
 pub use log::{Append, Batch, Entry, Erase, Position, Queue, Read, Sequence, Stored};
 pub use subject::{Filter, Log, Slot, Subject, SubjectKind};
 pub use unit::{Mebibytes, Millis, Timestamp, Vcpus};

@@ -87,7 +87,7 @@ pub fn check(path: &Path, root: &Digest) -> Result<Checked, CheckError> {
     check_files(&mut archive, &manifest)?;
     let mut verifier = Verifier::new(KeyRing::rooted_in(root)?);
     let (mut believed, mut ignored) = (0, 0);
-    for name in ["keys.jsonl", "events.jsonl"] {
+    for name in ["keys.jsonl", "erasures.jsonl", "events.jsonl"] {
         check_records(&mut archive, name, &mut verifier, &mut believed, &mut ignored)?;
     }
     let signature: ManifestSignature =
@@ -142,6 +142,7 @@ fn check_records(
         match verifier.check(log, &stored, Depth::Signatures)? {
             Verdict::Believed(_) => *believed += 1,
             Verdict::Ignored(..) => *ignored += 1,
+            Verdict::Erased => {}
         }
     }
     Ok(())

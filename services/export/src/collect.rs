@@ -12,7 +12,7 @@ use omnirun_events::sandbox::METADATA_FIELD;
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::token::NAME_FIELD;
-use omnirun_events::verify::{Depth, Ignored, Verdict, Verifier};
+use omnirun_events::verify::{Depth, Ignored, Verdict, Verifier, tombstones};
 use omnirun_projections::accounts::Account;
 use omnirun_projections::sandboxes::Sandbox;
 use omnirun_projections::tokens::Token;
@@ -66,11 +66,16 @@ impl Exporter {
         account: AccountId,
         archive: &mut Archive,
     ) -> Result<Collected, ExportError> {
-        let verifier = Verifier::new(KeyRing::rooted_in(&self.root)?);
+        let mut verifier = Verifier::new(KeyRing::rooted_in(&self.root)?);
+        verifier.learn(&tombstones(&*self.reader, KeyRing::rooted_in(&self.root)?).await?);
         let mut all = Collected { directory: Directory::default(), usage: Usage::default(), verifier };
-        let keys = Filter::exactly(&SubjectKind::KeyRing.into());
-        archive.begin("keys.jsonl")?;
-        self.write(account, Part { log: Log::Events, filter: keys }, &mut all, archive).await?;
+        for (name, subject) in
+            [("keys.jsonl", SubjectKind::KeyRing), ("erasures.jsonl", SubjectKind::Erasure)]
+        {
+            archive.begin(name)?;
+            let part = Part { log: Log::Events, filter: Filter::exactly(&subject.into()) };
+            self.write(account, part, &mut all, archive).await?;
+        }
         archive.begin("events.jsonl")?;
         let events = Filter::account(account);
         self.write(account, Part { log: Log::Events, filter: events }, &mut all, archive).await?;
@@ -103,6 +108,8 @@ impl Exporter {
                         lines.push((stored, record, None));
                     }
                     Verdict::Ignored(record, why) => lines.push((stored, record, Some(why))),
+                    // It counts as gone, whether the store has got so far or not.
+                    Verdict::Erased => {}
                 }
             }
             self.write_lines(account, log, lines, archive).await?;

@@ -10,7 +10,7 @@ use omnirun_events::id::{AccountId, CommandId};
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Read, ReadError};
 use omnirun_events::unit::{Clock, Millis};
-use omnirun_events::verify::Fault;
+use omnirun_events::verify::{Fault, TombstonesError};
 use serde::Serialize;
 use sha2::Digest as _;
 use tokio::sync::mpsc;
@@ -41,6 +41,9 @@ pub enum ExportError {
     /// A log cannot be read.
     #[error("cannot read a log")]
     Read(#[from] ReadError),
+    /// What was erased cannot be known.
+    #[error("cannot read the tombstones")]
+    Tombstones(#[from] TombstonesError),
     /// A record about the account cannot be believed.
     #[error("a record about the account cannot be believed")]
     Fault(#[from] Fault),

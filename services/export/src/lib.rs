@@ -3,7 +3,8 @@
 //! ```text
 //!   README.txt       what is in here and how it is checked       account.json, tokens.json, sandboxes.json, usage.json
 //!   events.jsonl     every record about the account, opened      keys.jsonl  the records that say who may sign
-//!   schemas/*.json   JSON Schemas of the four                    manifest.json, manifest.sig.json  digests of all that, and a signature
+//!   erasures.jsonl   the records that say what was erased        schemas/*.json   JSON Schemas of what is in the files
+//!   manifest.json    digests of all that                         manifest.sig.json   the commands service's signature
 //! ```
 //!
 //! It is made while it is sent ([`export`]) and stored nowhere. The four files are folds of the records in `events.jsonl`, made here, so that they say

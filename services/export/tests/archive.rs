@@ -175,7 +175,10 @@ async fn whatever_is_changed_is_found() {
     for (n, (name, _)) in good.iter().enumerate() {
         let mut changed = good.clone();
         let middle = changed[n].1.len() / 2;
-        changed[n].1[middle] ^= 1;
+        match changed[n].1.get_mut(middle) {
+            Some(byte) => *byte ^= 1,
+            None => changed[n].1.push(b'x'),
+        }
         write(&path, &changed);
         assert!(check(&path, &root().public()).is_err(), "{name} was changed");
         let mut removed = good.clone();
