@@ -17,7 +17,7 @@ use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
 use crate::socket::SocketRead;
-use crate::{identity, replay, show, tail, text, verify};
+use crate::{exported, identity, replay, show, tail, text, verify};
 
 /// Arguments of `omnirun ops`.
 #[derive(Debug, Args)]
@@ -75,6 +75,9 @@ pub enum OpsCommand {
         /// The root key's fingerprint, or a file with it. Not taken from --data: who changed the log could have changed it too
         #[arg(long)]
         root_key: String,
+        /// Check this export of an account instead, without any store
+        #[arg(long)]
+        export: Option<PathBuf>,
         /// Print a JSON object
         #[arg(long)]
         json: bool,
@@ -208,7 +211,10 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             let found = replay::run(&source, &view, root, context.checkpoints.take()).await?;
             found.print(form_of(json), &mut context.out)
         }
-        OpsCommand::Verify { root_key, json } => {
+        OpsCommand::Verify { root_key, export: Some(export), json } => {
+            exported::run(&export, &text::root_key(&root_key)?, form_of(json), &mut context.out)
+        }
+        OpsCommand::Verify { root_key, export: None, json } => {
             let root = text::root_key(&root_key)?;
             let source = Source::find(&data, context).await?;
             let report = verify::run(source.read.as_ref(), &root, &context.clock).await?;

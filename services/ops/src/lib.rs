@@ -13,6 +13,7 @@ pub mod identity;
 
 pub mod doctor;
 
+mod exported;
 mod replay;
 mod show;
 mod tail;
