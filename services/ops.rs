@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use omnirun_commands_api::Commands;
+use omnirun_commands_api::nats::NatsCommands;
 use omnirun_events::log::ReadError;
 use omnirun_events::subject::Log;
 use omnirun_jetstream::connect::connect;
 use omnirun_jetstream::{Applied, ConnectError, JetStreamLog, Replicas, apply_streams};
-use omnirun_ops::{Context, Exit, Opened, OpsArgs, OpsCommand, Running};
+use omnirun_ops::{Context, Exit, Opened, OpsArgs, OpsCommand, Running, SocketRead};
 use omnirun_sled::OpenError;
 
 use crate::wiring::bus::{self, BusOptions};
@@ -108,11 +110,16 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
     } else {
         (Running::Holder, views_of(&data))
     };
+    let bus_of_commands = is_on_bus.then(|| bus.clone());
     let context = Context {
         running,
         open: Box::new(move |data| {
             let data = data.to_owned();
             Box::pin(async move { if is_on_bus { open_bus(&bus).await } else { open_embedded(&data) } })
+        }),
+        connect: Box::new(move |data| {
+            let data = data.to_owned();
+            Box::pin(async move { connect_commands(&data, bus_of_commands).await })
         }),
         make_more: Box::new(process::make_master_key),
         checkpoints: Some(checkpoints),
@@ -121,6 +128,18 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
         errors: Box::new(std::io::stderr()),
     };
     omnirun_ops::run(args, context).await
+}
+
+/// The running `omnirun up` of a data directory, or whoever answers on the bus.
+async fn connect_commands(data: &Path, bus: Option<BusOptions>) -> anyhow::Result<Arc<dyn Commands>> {
+    if let Some(bus) = bus {
+        let client = connect(&bus.as_role("ops", Vec::new())?).await.with_context(bus::advice)?;
+        return Ok(Arc::new(NatsCommands::new(client, process::now)));
+    }
+    let live = SocketRead::connect(data).await;
+    let live =
+        live.with_context(|| format!("nothing runs in {}; start `omnirun up` there", data.display()))?;
+    Ok(Arc::new(live))
 }
 
 fn open_embedded(data: &Path) -> anyhow::Result<Opened> {

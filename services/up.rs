@@ -67,6 +67,7 @@ pub async fn run(options: Options) -> Result<()> {
     let mut tasks = Tasks::new();
     let ops =
         OpsServer::bind(&data, store.clone(), vec![Arc::new(directory.live()), Arc::new(usage.live())])?;
+    let operators = ops.commands();
     tasks.spawn(async move {
         ops.serve().await;
         "the operator's socket"
@@ -85,6 +86,7 @@ pub async fn run(options: Options) -> Result<()> {
         random: omnirun_commands::random::system(),
     })
     .await?;
+    operators.fill(commands.clone());
     tasks.spawn({
         let commands = commands.clone();
         async move {

@@ -126,6 +126,7 @@ events! {
     HostLeft(host::HostLeft) = "host.left", 1, by Worker;
     KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;
     KeyRetired(keys::KeyRetired) = "key.retired", 1, by Root;
+    MasterKeyRotated(keys::MasterKeyRotated) = "master_key.rotated", 1, by Commands;
     DataKeyWrapped(keys::DataKeyWrapped) = "data_key.wrapped", 1, by Commands;
     AccountClosing(account::AccountClosing) = "account.closing", 1, by Commands;
     AccountQuiet(account::AccountQuiet) = "account.quiet", 1, by Commands;

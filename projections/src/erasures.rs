@@ -1,4 +1,4 @@
-//! What was erased: when last, so that whoever holds the master key knows whether its old half must go.
+//! What was erased and when the master key was rotated: whether copies of destroyed keys could still be unwrapped.
 
 use omnirun_events::erasure::Cause;
 use omnirun_events::event::Event;
@@ -9,25 +9,44 @@ use serde::{Deserialize, Serialize};
 
 use crate::Fact;
 
-/// Tombstones of accounts, of which nothing but their number and the last one is kept.
+/// The last of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erasures {
-    /// Position in EVENTS and time of the last tombstone of an account.
+    /// Position in EVENTS and time of the last tombstone of an account, or change of an address.
     last: Option<(Sequence, Timestamp)>,
+    /// Position, time and epoch of the last rotation.
+    rotated: Option<(Sequence, Timestamp, u32)>,
 }
 
 impl Erasures {
-    /// Position in EVENTS and time of the last tombstone of an account; none if no account was ever erased. A master key that was made before it
-    /// still opens copies of wrapped keys that were destroyed.
+    /// Position in EVENTS and time of the last record after which keys were destroyed: the tombstone of an account, or a changed address.
     pub fn last(&self) -> Option<(Sequence, Timestamp)> {
         self.last
     }
 
+    /// The epoch of the master key and since when, as of the last rotation.
+    pub fn rotated(&self) -> Option<(u32, Timestamp)> {
+        self.rotated.map(|(_, at, epoch)| (epoch, at))
+    }
+
+    /// Whether keys were destroyed since the last rotation: a master key that is older still opens copies of them.
+    pub fn are_open(&self) -> bool {
+        let rotated = self.rotated.map(|(sequence, ..)| sequence);
+        self.last.is_some_and(|(last, _)| Some(last) > rotated)
+    }
+
     pub(crate) fn apply(&mut self, fact: &Fact<'_>) {
-        if let (SubjectKind::Erasure, Event::RecordsErased(tombstone)) = (fact.kind, fact.event)
-            && matches!(tombstone.cause, Cause::Account { .. })
-        {
-            self.last = Some((fact.sequence, fact.at));
+        match (fact.kind, fact.event) {
+            (SubjectKind::Erasure, Event::RecordsErased(tombstone))
+                if matches!(tombstone.cause, Cause::Account { .. }) =>
+            {
+                self.last = Some((fact.sequence, fact.at));
+            }
+            (SubjectKind::Account(_), Event::EmailChanged(_)) => self.last = Some((fact.sequence, fact.at)),
+            (SubjectKind::Erasure, Event::MasterKeyRotated(rotated)) => {
+                self.rotated = Some((fact.sequence, fact.at, rotated.epoch));
+            }
+            _ => {}
         }
     }
 }

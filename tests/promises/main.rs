@@ -11,5 +11,6 @@ mod p08_isolation;
 mod p09_destruction;
 mod p10_code;
 mod p16_rights;
+mod p17_by_mail;
 
 mod table;

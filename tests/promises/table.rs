@@ -22,7 +22,7 @@ const PROMISES: [(&str, &str, Standing); 17] = [
     ("p14", "usage logs are kept at most 90 days", Standing::NotYet("retention")),
     ("p15", "accounts can be deleted", Standing::NotYet("erasure")),
     ("p16", "access, correction, export", Standing::Tested),
-    ("p17", "requests by mail", Standing::NotYet("the operator's commands for them")),
+    ("p17", "requests by mail", Standing::Tested),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod verify_code;
 
 mod change_email;
 mod fields;
+mod operator;
 mod sandboxes;
 mod tokens;
 

@@ -1,5 +1,5 @@
 //! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back; data keys
-//! that nothing needs are destroyed.
+//! that nothing needs are destroyed, and the master key is rotated in the night after something was erased ([`crate::rotation`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use omnirun_events::subject::SubjectKind;
 use omnirun_projections::sandboxes::State;
 
 use crate::failure::Failure;
-use crate::keys::Rotated;
 use crate::service::CommandService;
 use crate::writer::Appended;
 
@@ -35,7 +34,10 @@ pub(crate) async fn run(service: Arc<CommandService>) {
                 let _ = service.fail_unclaimed().await;
                 let _ = service.index.sync().await;
             }
-            _ = sweeps.tick() => drop(service.sweep_keys().await),
+            _ = sweeps.tick() => {
+                let _ = service.sweep_keys().await;
+                let _ = service.rotate_if_due().await;
+            }
         }
     }
 }
@@ -48,13 +50,6 @@ impl CommandService {
             tracing::info!(count = destroyed, "data keys that nothing needs were destroyed");
         }
         Ok(destroyed)
-    }
-
-    /// Rotates the master key, or ends a rotation that was broken off; see [`crate::keys`].
-    pub async fn rotate_master_key(&self) -> Result<Rotated, Failure> {
-        let rotated = self.keys.rotate().await?;
-        tracing::info!(epoch = rotated.epoch, keys = rotated.keys, "the master key was rotated");
-        Ok(rotated)
     }
 
     /// Fails every request whose deadline has passed; answers how many it was first to fail. A claim that was first wins.

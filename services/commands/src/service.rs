@@ -198,6 +198,8 @@ impl CommandService {
             Command::ExtendTimeout { account, sandbox, timeout } => {
                 self.extend_timeout(envelope, *account, *sandbox, *timeout).await
             }
+            Command::RotateMasterKey => self.rotate_on_demand(envelope.actor).await,
+            Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
             Command::SignExport { account, manifest } => self.sign_export(*account, *manifest).await,
             Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
         }
@@ -217,7 +219,10 @@ impl CommandService {
 /// The account that a command is about, where it names one.
 fn account_of(command: &Command) -> Option<AccountId> {
     match command {
-        Command::RequestCode { .. } | Command::VerifyCode { .. } => None,
+        Command::RequestCode { .. }
+        | Command::VerifyCode { .. }
+        | Command::RotateMasterKey
+        | Command::RecordOperator { .. } => None,
         Command::RequestEmailChange { account, .. }
         | Command::ChangeEmail { account, .. }
         | Command::CreateToken { account, .. }

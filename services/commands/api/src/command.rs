@@ -7,6 +7,7 @@ use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
 use omnirun_events::keys::Digest;
+use omnirun_events::ops::OpsActed;
 use omnirun_events::sandbox::Network;
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::Subject;
@@ -218,6 +219,13 @@ pub enum Command {
         /// From now.
         timeout: Seconds,
     },
+    /// Rotate the master key, or end a rotation that was broken off. Only operators may ask for it.
+    RotateMasterKey,
+    /// Write down that an operator acts on somebody's request. Only operators may ask for it.
+    RecordOperator {
+        /// Who, what and why.
+        acted: OpsActed,
+    },
     /// Vouch for the export of an account. Changes nothing; the signature is over [`EXPORT_TYPE`], the account's id and the digest.
     SignExport {
         /// Whose.
@@ -248,13 +256,15 @@ impl Command {
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
+            Self::RotateMasterKey => "cmd.ops.rotate_master_key",
+            Self::RecordOperator { .. } => "cmd.ops.record_operator",
             Self::SignExport { .. } => "cmd.account.sign_export",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 12] = [
+    pub const SUBJECTS: [&'static str; 14] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.account.request_email_change",
@@ -267,6 +277,8 @@ impl Command {
         "cmd.sandbox.extend_timeout",
         "cmd.account.sign_export",
         "cmd.account.open_fields",
+        "cmd.ops.rotate_master_key",
+        "cmd.ops.record_operator",
     ];
 }
 

@@ -75,6 +75,15 @@ pub enum Outcome {
         /// Its new end.
         end_at: Timestamp,
     },
+    /// The master key has a new epoch, and the old one is overwritten.
+    MasterKeyRotated {
+        /// The epoch.
+        epoch: u32,
+        /// Data keys that were wrapped anew.
+        keys: u64,
+    },
+    /// What an operator did is on the log.
+    OperatorRecorded,
     /// The export is vouched for.
     ExportSigned {
         /// The commands service's key.

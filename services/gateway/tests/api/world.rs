@@ -223,6 +223,7 @@ impl Commands for Double {
             Command::ExtendTimeout { timeout, .. } => {
                 (None, Outcome::TimeoutExtended { end_at: now().after(timeout.into()) })
             }
+            Command::RotateMasterKey | Command::RecordOperator { .. } => panic!("a gateway is no operator"),
             Command::SignExport { .. } => {
                 let (key, signature) = (KeyId::from_bytes([0; 16]), vec![0; 64]);
                 (None, Outcome::ExportSigned { key, signature })

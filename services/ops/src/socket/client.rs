@@ -1,8 +1,9 @@
-//! The reading side: [`Read`] over the socket.
+//! The asking side: [`Read`] and [`Commands`] over the socket.
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use omnirun_commands_api::{Commands, Envelope, Reply, SendError};
 use omnirun_events::log::{Cursor, Page, Read, ReadError, Sequence, Stored, Tail};
 use omnirun_events::subject::{Filter, Log, Subject};
 use omnirun_runner::Snapshot;
@@ -57,6 +58,20 @@ async fn exchange(stream: &mut UnixStream, log: Log, request: &Request) -> Resul
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(ReadError::Unavailable { log, source: "the other side has gone".into() }),
         Err(source) => Err(unavailable(log, source)),
+    }
+}
+
+#[async_trait]
+impl Commands for SocketRead {
+    /// The running process sends it on as an operator's.
+    async fn send(&self, envelope: Envelope) -> Result<Reply, SendError> {
+        let exchange = |source: FrameError| SendError::Exchange { source: Box::new(source) };
+        let mut stream = UnixStream::connect(&self.path).await.map_err(|error| exchange(error.into()))?;
+        write_frame(&mut stream, &Request::Command(Box::new(envelope))).await.map_err(exchange)?;
+        match read_frame(&mut stream).await.map_err(exchange)? {
+            Some(Answer::Command(result)) => Ok((*result)?),
+            _ => Err(SendError::Exchange { source: "another build answers the socket".into() }),
+        }
     }
 }
 

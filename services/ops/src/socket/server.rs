@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use omnirun_commands_api::{Commands, Envelope, Reply};
+use omnirun_events::envelope::Actor;
 use omnirun_events::log::{Cursor, Read, ReadError};
 use omnirun_projections::Fold;
 use omnirun_runner::{Live, Snapshot};
@@ -15,7 +17,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::SOCKET_NAME;
-use super::protocol::{Answer, FrameError, PAGE_RECORDS_MAX, Request, WireError, read_frame, write_frame};
+use super::protocol::{
+    Answer, FrameError, PAGE_RECORDS_MAX, Request, WireError, WireSendError, read_frame, write_frame,
+};
 
 /// Connections at once. One operator needs two or three.
 const CONNECTIONS_MAX: usize = 32;
@@ -61,6 +65,18 @@ pub struct OpsServer {
 struct Shared {
     reader: Arc<dyn Read>,
     views: Vec<Arc<dyn View>>,
+    commands: CommandsSlot,
+}
+
+/// Where the process puts its commands service once that has started; until then operators are told that there is none.
+#[derive(Clone, Default)]
+pub struct CommandsSlot(Arc<OnceLock<Arc<dyn Commands>>>);
+
+impl CommandsSlot {
+    /// Puts it there. The first one stays.
+    pub fn fill(&self, commands: Arc<dyn Commands>) {
+        let _ = self.0.set(commands);
+    }
 }
 
 impl OpsServer {
@@ -69,7 +85,13 @@ impl OpsServer {
     pub fn bind(data: &Path, reader: Arc<dyn Read>, views: Vec<Arc<dyn View>>) -> Result<Self, BindError> {
         let path = data.join(SOCKET_NAME);
         let (listener, owner) = listen(&path).map_err(|source| BindError { path: path.clone(), source })?;
-        Ok(Self { path, listener, owner, shared: Arc::new(Shared { reader, views }) })
+        let commands = CommandsSlot::default();
+        Ok(Self { path, listener, owner, shared: Arc::new(Shared { reader, views, commands }) })
+    }
+
+    /// Where the commands service goes that operators' commands are handed to.
+    pub fn commands(&self) -> CommandsSlot {
+        self.shared.commands.clone()
     }
 
     /// Answers until it is dropped.
@@ -160,6 +182,13 @@ impl Shared {
             Request::Snapshot(name) => Answer::Snapshot(
                 self.views.iter().find(|view| view.name() == name).map(|view| view.snapshot()),
             ),
+            Request::Command(envelope) => Answer::Command(Box::new(self.command(*envelope).await)),
         })
+    }
+
+    /// Whoever may open the socket is an operator, and is called one whatever they say.
+    async fn command(&self, envelope: Envelope) -> Result<Reply, WireSendError> {
+        let commands = self.commands.0.get().ok_or(WireSendError::NoResponders)?;
+        Ok(commands.send(Envelope { actor: Actor::Operator, ..envelope }).await?)
     }
 }
