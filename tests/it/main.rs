@@ -1,5 +1,7 @@
-//! Real processes and real faults: what is left after a kill at every record, and whether it heals.
+//! Real processes, real faults and made-up requests: what is left after a kill at every record and whether it heals, and what an API that is
+//! fuzzed lets through.
 
+mod fuzzed_api;
 mod kills;
 mod refusals;
 mod roles;
