@@ -10,6 +10,8 @@ use std::{panic::AssertUnwindSafe, time::Instant};
 
 use anyhow::Result;
 
+use crate::limit;
+
 /// A case: its name, and what it does. It answers with what it measured, in words.
 type Case = (&'static str, fn() -> Result<String>);
 
@@ -26,6 +28,7 @@ const CASES: &[Case] = &[
     ("eight_guests_run_at_once", life::eight_run_at_once),
     ("a_guests_process_has_nothing_of_the_host", jail::nothing_of_the_host_is_left),
     ("a_system_call_that_is_not_listed_ends_the_process", jail::refused_calls_end_the_process),
+    ("memory_comes_and_goes_in_a_jail", jail::memory_comes_and_goes),
     ("a_keeper_and_its_owner_end_together", jail::a_keeper_and_its_owner_end_together),
     ("a_guest_pauses_and_resumes_ten_times_with_its_data_whole", pause::ten_times),
     ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
@@ -36,16 +39,18 @@ const CASES: &[Case] = &[
     ("a_user_who_may_not_open_kvm_is_told_what_to_do", bad_input::permission_is_asked_for),
 ];
 
-/// Runs those whose name contains `only`, or all, and prints a line for each and one at the end.
-pub fn run(only: Option<&str>) -> Result<()> {
-    let wanted: Vec<&Case> =
-        CASES.iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))).collect();
+/// Runs those whose name contains `only`, or all, so many times, and prints a line for each and one at the end.
+pub fn run(times: usize, only: Option<&str>) -> Result<()> {
+    let wanted: Vec<&Case> = std::iter::repeat_n(CASES, times)
+        .flatten()
+        .filter(|(name, _)| only.is_none_or(|only| name.contains(only)))
+        .collect();
     let mut passed = 0;
     for (name, case) in &wanted {
         println!("LAB case {name}");
         let since = Instant::now();
         // A case that panics is one that fails.
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(case))
+        let outcome = limit::within(name, || std::panic::catch_unwind(AssertUnwindSafe(case)))
             .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, see above")));
         let took = since.elapsed().as_millis();
         match outcome {
