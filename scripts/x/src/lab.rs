@@ -21,6 +21,9 @@ pub struct Lab {
     /// Only cases whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Run each so often, to find what fails seldom
+    #[arg(long, default_value_t = 1, conflicts_with = "bench")]
+    times: u32,
     /// Measure instead: in instructions, which are the same on every machine, and print a table
     #[arg(long, conflicts_with = "only")]
     bench: bool,
@@ -33,8 +36,11 @@ const SUITE_MAX: Duration = Duration::from_secs(45 * 60);
 pub fn run(root: &Path, options: &Lab) -> Result<()> {
     let initramfs = image::make(root)?;
     println!("guest kernel {}", image::kernel_digest(root)?);
-    let mode = if options.bench { "bench" } else { "cases" };
-    let arguments: Vec<_> = [Some(mode.to_owned()), options.only.clone()].into_iter().flatten().collect();
+    let mut arguments = vec!["bench".to_owned()];
+    if !options.bench {
+        arguments = vec!["cases".to_owned(), options.times.to_string()];
+        arguments.extend(options.only.clone());
+    }
     let clock = if options.bench { Clock::Instructions } else { Clock::Host };
     let lines = Machine { root, initramfs: &initramfs, clock, limit: SUITE_MAX }.run(&arguments)?;
     if options.bench {

@@ -15,11 +15,14 @@ use rustix::fs::{Mode, mkfifoat};
 
 use crate::{
     cases::snapshot,
+    limit,
     owner::{self, Owner},
 };
 
 const RUNS: usize = 3;
 const CLONES: usize = 8;
+/// Memory that comes and goes by itself between two looks.
+const SETTLED_KIB: u64 = 64;
 /// Mappings of at least this size are the guest's memory, not the monitor's.
 const GUEST_MAPPING_KIB: u64 = 64 << 10;
 const SMALL: &str = "/tmp/snapshot-128";
@@ -124,7 +127,7 @@ impl Bare {
 
     fn end(mut self) -> Result<()> {
         self.go_on()?;
-        ensure!(self.process.wait()?.success(), "the monitor ended badly");
+        ensure!(limit::wait_for_exit(&mut self.process)?.success(), "the monitor ended badly");
         Ok(())
     }
 }
@@ -211,8 +214,13 @@ fn clones() -> Result<()> {
         bare.hear("resumed")?;
         all.push(bare);
     }
-    std::thread::sleep(Duration::from_secs(1));
-    let taken = before.saturating_sub(available_kib()?);
+    // Once they are idle, nothing takes memory any more.
+    let mut last = 0;
+    limit::wait_until("the clones go on taking memory", Duration::from_millis(200), || {
+        let now = available_kib().unwrap_or_default();
+        std::mem::replace(&mut last, now).abs_diff(now) < SETTLED_KIB
+    })?;
+    let taken = before.saturating_sub(last);
     tell("8 clones: host memory taken by each, KiB", taken as f64 / CLONES as f64);
     for bare in all {
         tell("8 clones: monitor beside guest memory, KiB", bare.measure_and_end()?);

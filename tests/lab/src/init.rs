@@ -34,7 +34,11 @@ pub fn run() -> ! {
     if let Err(error) = prepare().and_then(|()| run_wanted(&arguments)) {
         println!("LAB broken {error:#}");
     }
-    // `cargo x lab` runs QEMU with -no-reboot: this ends it.
+    end_machine()
+}
+
+/// Ends the lab. `cargo x lab` runs QEMU with -no-reboot, so that a restart does it.
+pub fn end_machine() -> ! {
     let _ = reboot(RebootCommand::Restart);
     loop {
         std::thread::park();
@@ -84,7 +88,10 @@ fn leave_first_root() -> Result<()> {
 
 fn run_wanted(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
-        Some("cases") => cases::run(arguments.get(1).map(String::as_str)),
+        Some("cases") => {
+            let times = arguments.get(1).context("how often")?.parse()?;
+            cases::run(times, arguments.get(2).map(String::as_str))
+        }
         Some("bench") => bench::run(),
         other => anyhow::bail!("nothing to do: {other:?}"),
     }

@@ -21,12 +21,14 @@ use omnirun_vmm_api::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::limit;
+
 /// The template store in the initramfs.
 pub const STORE: &str = "/images";
 /// The owner.
 pub const PROGRAM: &str = "/omnirun-owner";
 /// How long one step may take. A boot in the lab takes seconds, eight at once a minute.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(200);
 
 /// Runs a case's future to its end.
 pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -60,7 +62,7 @@ pub fn spec(name: &str) -> OwnerSpec {
         monitor: MonitorChoice::Kvm,
         start_from: StartFrom::Boot,
         purpose: Purpose::Sandbox,
-        boot_limit: Millis(120_000),
+        boot_limit: Millis(90_000),
     }
 }
 
@@ -138,6 +140,11 @@ impl Owner {
         Ok(left)
     }
 
+    /// Waits for the process, which is about to end.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        limit::wait_for_exit(&mut self.process)
+    }
+
     /// What the process, which has ended, said on standard error.
     pub fn complaints(&mut self) -> String {
         complaints(&mut self.process)
@@ -146,7 +153,7 @@ impl Owner {
     /// The answer, or what was left where the process was gone before the answer was: either is what a worker gets.
     async fn end(&mut self) -> Result<Final> {
         let answer = self.ask("POST", "/owner/kill", &json!({})).await;
-        ensure!(self.process.wait()?.success(), "the owner ended badly: {}", complaints(&mut self.process));
+        ensure!(self.wait()?.success(), "the owner ended badly: {}", complaints(&mut self.process));
         answer.or_else(|_| Ok(serde_json::from_slice(&std::fs::read(self.state.join(FINAL))?)?))
     }
 
@@ -218,14 +225,22 @@ fn complaints(process: &mut Child) -> String {
 
 /// What the kernel's log says about the last system call that a filter refused (its audit records of type 1326).
 fn last_refused_call() -> Option<String> {
+    kernel_log().into_iter().rfind(|record| record.contains("type=1326"))
+}
+
+/// The kernel's log.
+pub fn kernel_log() -> Vec<String> {
+    read_kernel_log().unwrap_or_default()
+}
+
+fn read_kernel_log() -> Option<Vec<String>> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut log = std::fs::File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").ok()?;
     let mut record = [0; 8192];
-    let mut last = None;
+    let mut records = Vec::new();
     // Each reading is one record (Linux' Documentation/ABI/testing/dev-kmsg).
     while let Ok(length) = log.read(&mut record) {
-        let text = String::from_utf8_lossy(&record[..length]);
-        last = text.contains("type=1326").then(|| text.trim().to_owned()).or(last);
+        records.push(String::from_utf8_lossy(&record[..length]).trim().to_owned());
     }
-    last
+    Some(records)
 }

@@ -30,7 +30,7 @@ pub async fn make(name: &str, shape: impl FnOnce(&mut OwnerSpec)) -> Result<Path
         .ask("POST", "/owner/snapshot", &Value::Null)
         .await
         .with_context(|| "the snapshot was not made")?;
-    ensure!(template.process.wait()?.success(), "the owner ended badly: {}", template.complaints());
+    ensure!(template.wait()?.success(), "the owner ended badly: {}", template.complaints());
     Ok(Path::new(STORE).join("templates/base/snapshot").join(made.key))
 }
 
@@ -120,7 +120,7 @@ async fn refused(change: impl FnOnce(&mut OwnerSpec)) -> Result<String> {
         from_snapshot(spec);
     })
     .await?;
-    let status = owner.process.wait()?;
+    let status = owner.wait()?;
     ensure!(status.code() == Some(1), "the owner ended with {status}");
     Ok(owner.complaints())
 }
