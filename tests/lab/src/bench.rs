@@ -47,6 +47,7 @@ pub fn run() -> Result<()> {
     for _ in 0..RUNS {
         to_first_answer(StartFrom::Snapshot, "restore")?;
         take_snapshot(SMALL, "128")?;
+        spare()?;
     }
     take_snapshot(LARGE, "2048")?;
     for _ in 0..RUNS {
@@ -203,6 +204,18 @@ fn pooled(directory: &str, memory: &str, jail: Jail) -> Result<()> {
     bare.hear("resumed")?;
     tell(&format!("{memory} MiB: restore from a pooled process, ms{}", jail.note()), millis(since.elapsed()));
     bare.end()
+}
+
+/// The same of an owner process that waits with its jail and its machine, from the worker's word to its answer.
+fn spare() -> Result<()> {
+    owner::block_on(async {
+        let mut owner = Owner::spare("spare").await?;
+        let since = Instant::now();
+        owner.ask::<serde_json::Value>("POST", "/owner/start", &serde_json::Value::Null).await?;
+        tell("spare: word to restored and resumed, ms (jailed)", millis(since.elapsed()));
+        owner.kill().await?;
+        Ok(())
+    })
 }
 
 /// What eight guests of one snapshot take of the lab's memory, each.

@@ -32,6 +32,7 @@ const CASES: &[Case] = &[
     ("a_keeper_and_its_owner_end_together", jail::a_keeper_and_its_owner_end_together),
     ("a_guest_pauses_and_resumes_ten_times_with_its_data_whole", pause::ten_times),
     ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
+    ("a_spare_owner_restores_a_guest_when_told", snapshot::a_spare_restores_when_told),
     ("a_snapshot_of_two_processors_goes_on_with_both", snapshot::with_two_processors),
     ("snapshots_that_are_cut_changed_or_foreign_are_refused_by_name", snapshot::refusals),
     ("files_of_the_wrong_kind_are_refused_by_name_and_leave_nothing", bad_input::files_are_refused),

@@ -96,6 +96,12 @@ fn print_processes() {
     }
 }
 
+/// What the threads of a process are called.
+pub fn thread_names(process: u32) -> Vec<String> {
+    let threads = numbered(&Path::new("/proc").join(process.to_string()).join("task"));
+    threads.iter().map(|thread| state(thread).0).collect()
+}
+
 /// Name and state of a process or thread.
 fn state(place: &Path) -> (String, String) {
     let status = fs::read_to_string(place.join("status")).unwrap_or_default();

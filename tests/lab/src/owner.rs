@@ -16,7 +16,7 @@ use hyper::{Request, StatusCode, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
     MemoryMib, Millis, MonitorChoice, Purpose, Vcpus,
-    owner::{Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, Status},
+    owner::{Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -61,6 +61,7 @@ pub fn spec(name: &str) -> OwnerSpec {
         memory: MemoryMib(128),
         monitor: MonitorChoice::Kvm,
         start_from: StartFrom::Boot,
+        start_when: StartWhen::Now,
         purpose: Purpose::Sandbox,
         boot_limit: Millis(90_000),
     }
@@ -82,6 +83,20 @@ impl Owner {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Starts one that waits for the word to restore its guest, and waits until its machine has been made.
+    pub async fn spare(name: &str) -> Result<Self> {
+        let mut owner = Self::begin(name, |spec| {
+            spec.start_from = StartFrom::Snapshot;
+            spec.start_when = StartWhen::Told;
+        })
+        .await?;
+        let status = owner.status().await?;
+        ensure!(status.stage == Stage::Spare, "it is not one");
+        let is_made = || !limit::thread_names(status.owner_pid).contains(&"machine".to_owned());
+        limit::wait_until("its machine is not made", Duration::from_millis(5), is_made)?;
+        Ok(owner)
     }
 
     /// Starts one and waits for nothing but its socket.

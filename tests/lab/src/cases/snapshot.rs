@@ -6,7 +6,7 @@ use std::{
     io::Read,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -89,6 +89,31 @@ pub fn twenty_restores() -> Result<String> {
         answered.sort_unstable();
         let (used, all) = (memory.blocks() >> 11, memory.len() >> 20);
         Ok(format!("20 of 20, first answer after {} ms (median), file {used} of {all} MiB", answered[10]))
+    })
+}
+
+/// An owner that has its jail and its machine, and gets its guest when it is told.
+pub fn a_spare_restores_when_told() -> Result<String> {
+    owner::block_on(async {
+        make("template", |_| ()).await?;
+        let mut answered = Vec::new();
+        for _ in 0..5 {
+            let mut spare = Owner::spare("spare").await?;
+            ensure!(spare.status().await?.resident_bytes.0 == 0, "it has a guest already");
+            let since = Instant::now();
+            spare.ask::<Value>("POST", "/owner/start", &Value::Null).await?;
+            let took = since.elapsed();
+            spare.wait_ready().await?;
+            let status = spare.status().await?;
+            ensure!(status.started_from == Some(StartFrom::Snapshot), "it was booted");
+            spare.claim("sandbox").await?;
+            ensure!(spare.run("echo there").await? == "there\n", "it runs no commands");
+            answered.push((took, status.answered_after_ms.unwrap_or_default().0));
+            spare.kill().await?;
+        }
+        answered.sort_unstable();
+        let (took, first) = answered[2];
+        Ok(format!("5 of 5, resumed after {took:?}, first answer after {first} ms (median)"))
     })
 }
 
