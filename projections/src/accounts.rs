@@ -40,12 +40,21 @@ impl Accounts {
     }
 
     pub(crate) fn apply(&mut self, fact: &Fact<'_>) {
-        if let (SubjectKind::Account(id), Event::AccountOpened(opened)) = (fact.kind, fact.event) {
-            self.accounts.entry(id).or_insert_with(|| Account {
-                opened_at: fact.at,
-                plan: opened.plan.clone(),
-                email: opened.email.clone(),
-            });
+        let SubjectKind::Account(id) = fact.kind else { return };
+        match fact.event {
+            Event::AccountOpened(opened) => {
+                self.accounts.entry(id).or_insert_with(|| Account {
+                    opened_at: fact.at,
+                    plan: opened.plan.clone(),
+                    email: opened.email.clone(),
+                });
+            }
+            Event::EmailChanged(changed) => {
+                if let Some(account) = self.accounts.get_mut(&id) {
+                    account.email = changed.email.clone();
+                }
+            }
+            _ => {}
         }
     }
 }

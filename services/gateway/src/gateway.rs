@@ -66,8 +66,8 @@ pub struct ShownMail {
     pub subject: String,
     /// The text.
     pub text: String,
-    /// The code in it, as it is typed.
-    pub code: String,
+    /// The code in it, as it is typed, if it has one.
+    pub code: Option<String>,
     /// When it was sent.
     pub at: Timestamp,
 }

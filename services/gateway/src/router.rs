@@ -56,7 +56,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(tokens::report_leaked))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(account::get))
+        .routes(routes!(account::get, account::change))
         .routes(routes!(usage::usage))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))

@@ -151,6 +151,26 @@ pub enum Command {
         /// The credential to make valid.
         credential: NewCredential,
     },
+    /// Send a one-time code to an address that an account is to have from now on.
+    RequestEmailChange {
+        /// Whose.
+        account: AccountId,
+        /// The address as it was typed.
+        email: Personal,
+        /// Where it was asked from; none = on this machine, or it cannot be told.
+        network: Option<ClientNetwork>,
+    },
+    /// Give an account another address: spend a try, compare, use the code up, and destroy the key of the address before.
+    ChangeEmail {
+        /// Whose.
+        account: AccountId,
+        /// The address as it was typed.
+        email: Personal,
+        /// The challenge.
+        challenge: ChallengeId,
+        /// Proof of the code for it.
+        proof: CodeProof,
+    },
     /// Make an API token valid.
     CreateToken {
         /// Whose.
@@ -212,6 +232,8 @@ impl Command {
         match self {
             Self::RequestCode { .. } => "cmd.account.request_code",
             Self::VerifyCode { .. } => "cmd.account.verify_code",
+            Self::RequestEmailChange { .. } => "cmd.account.request_email_change",
+            Self::ChangeEmail { .. } => "cmd.account.change_email",
             Self::CreateToken { .. } => "cmd.token.create",
             Self::RevokeToken { .. } => "cmd.token.revoke",
             Self::SignOutEverywhere { .. } => "cmd.token.sign_out_everywhere",
@@ -223,9 +245,11 @@ impl Command {
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 9] = [
+    pub const SUBJECTS: [&'static str; 11] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
+        "cmd.account.request_email_change",
+        "cmd.account.change_email",
         "cmd.token.create",
         "cmd.token.revoke",
         "cmd.token.sign_out_everywhere",

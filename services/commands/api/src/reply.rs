@@ -38,6 +38,8 @@ pub enum Outcome {
         /// When it expires.
         expires_at: Timestamp,
     },
+    /// The account has the address.
+    EmailChanged,
     /// The token is valid.
     TokenCreated {
         /// The token.
@@ -118,6 +120,8 @@ pub enum Code {
     UnknownTemplate,
     /// 404: it does not exist, or not for this account.
     NotFound,
+    /// 409: another account has the address. Said only to whoever reads its mail.
+    AddressTaken,
     /// 409: the thing has ended.
     AlreadyFinal,
     /// 409: the idempotency key came before with another wish.

@@ -3,8 +3,10 @@
 mod support;
 
 mod bus;
+mod change_email;
 mod deciders;
 mod idempotency;
+mod keys;
 mod sandboxes;
 mod sign_in;
 mod sign_up;

@@ -72,7 +72,7 @@ pub(crate) struct MailInMemory {
     subject: String,
     text: String,
     /// The code in the text.
-    code: String,
+    code: Option<String>,
     at: String,
 }
 

@@ -69,18 +69,7 @@ pub(crate) async fn end(
     headers: HeaderMap,
     Id(session): Id<TokenId>,
 ) -> Result<Response, ApiError> {
-    let is_own = || {
-        app.directory.view(|directory, _| {
-            let token = directory.tokens.get(session)?;
-            Some(token.account == caller.account && token.kind != TokenKind::Api)
-        })
-    };
-    if is_own().is_none() {
-        app.catch_up().await?;
-    }
-    if is_own() != Some(true) {
-        return Err(ApiError::not_found());
-    }
+    app.own_token(&caller, session, |kind| kind != TokenKind::Api).await?;
     let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command =
         Command::RevokeToken { account: caller.account, token: session, reason: RevokeReason::ByOwner };

@@ -176,6 +176,26 @@ async fn names(
 }
 
 impl Shared {
+    /// Finds out that a token is the caller's and of the right kind, after looking at the end of the log for one that is not known; 404 for
+    /// every other.
+    pub(super) async fn own_token(
+        &self,
+        caller: &Caller,
+        token: TokenId,
+        is_meant: impl Fn(TokenKind) -> bool,
+    ) -> Result<(), ApiError> {
+        let is_own = || {
+            self.directory.view(|directory, _| {
+                let token = directory.tokens.get(token)?;
+                Some(token.account == caller.account && is_meant(token.kind))
+            })
+        };
+        if is_own().is_none() {
+            self.catch_up().await?;
+        }
+        if is_own() == Some(true) { Ok(()) } else { Err(ApiError::not_found()) }
+    }
+
     /// The texts of sealed fields of the caller's account, in their order; none where there is no field or its key is destroyed.
     pub(crate) async fn open_fields(
         &self,
@@ -205,13 +225,7 @@ pub(crate) async fn revoke(
     headers: HeaderMap,
     Id(token): Id<TokenId>,
 ) -> Result<StatusCode, ApiError> {
-    let owner = || app.directory.view(|directory, _| directory.tokens.get(token).map(|token| token.account));
-    if owner().is_none() {
-        app.catch_up().await?;
-    }
-    if owner() != Some(caller.account) {
-        return Err(ApiError::not_found());
-    }
+    app.own_token(&caller, token, |_| true).await?;
     let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command = Command::RevokeToken { account: caller.account, token, reason: RevokeReason::ByOwner };
     app.ask(wish, Actor::Account(caller.account), command).await?;
