@@ -13,6 +13,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+use image::Server;
 use machine::{Clock, Machine};
 
 /// What to run in the lab; the whole suite where nothing is said
@@ -34,7 +35,7 @@ const SUITE_MAX: Duration = Duration::from_secs(45 * 60);
 
 /// Runs the suite and fails unless every case ran and passed.
 pub fn run(root: &Path, options: &Lab) -> Result<()> {
-    let initramfs = image::make(root)?;
+    let initramfs = image::make(root, if options.bench { Server::Without } else { Server::With })?;
     println!("guest kernel {}", image::kernel_digest(root)?);
     let mut arguments = vec!["bench".to_owned()];
     if !options.bench {

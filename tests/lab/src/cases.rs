@@ -5,6 +5,7 @@ mod jail;
 mod life;
 mod pause;
 pub mod snapshot;
+mod worker;
 
 use std::{panic::AssertUnwindSafe, time::Instant};
 
@@ -34,6 +35,7 @@ const CASES: &[Case] = &[
     ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
     ("a_spare_owner_restores_a_guest_when_told", snapshot::a_spare_restores_when_told),
     ("a_snapshot_of_two_processors_goes_on_with_both", snapshot::with_two_processors),
+    ("the_whole_program_runs_a_sandbox_and_nothing_is_left", worker::from_sign_in_to_nothing_left),
     ("snapshots_that_are_cut_changed_or_foreign_are_refused_by_name", snapshot::refusals),
     ("files_of_the_wrong_kind_are_refused_by_name_and_leave_nothing", bad_input::files_are_refused),
     ("shapes_that_no_guest_has_are_refused_with_the_limits", bad_input::shapes_are_refused),

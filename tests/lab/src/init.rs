@@ -2,7 +2,7 @@
 //!
 //! Every line that is meant for `cargo x lab` begins with `LAB `.
 
-use std::{fs, path::Path};
+use std::{fs, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context as _, Result};
 use rustix::{
@@ -68,9 +68,25 @@ fn prepare() -> Result<()> {
         rustix::system::finit_module(&file, c"", 0)
             .with_context(|| format!("cannot load {}", path.display()))?;
     }
+    raise_loopback().context("cannot raise the loopback interface")?;
     anyhow::ensure!(Path::new("/dev/kvm").exists(), "there is no /dev/kvm");
     let version = fs::read_to_string("/proc/version").context("no version")?;
     println!("LAB up {}", version.trim());
+    Ok(())
+}
+
+/// It gets its address with that (netdevice(7), SIOCSIFFLAGS).
+fn raise_loopback() -> Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: a structure of numbers, of which zeros are none.
+    let mut wish: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in wish.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    wish.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP)?;
+    // SAFETY: the kernel reads this structure, which is of the kind that the request takes.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const wish) };
+    anyhow::ensure!(done == 0, std::io::Error::last_os_error());
     Ok(())
 }
 

@@ -34,6 +34,7 @@ pub fn within<T>(name: &str, work: impl FnOnce() -> T) -> T {
         if waiting.recv_timeout(CASE_MAX) == Err(mpsc::RecvTimeoutError::Timeout) {
             println!("LAB fail {name} it hangs: not done after {CASE_MAX:?}");
             print_processes();
+            print_cgroups();
             print_log();
             init::end_machine();
         }
@@ -56,6 +57,7 @@ pub fn wait_for_exit(process: &mut Child) -> Result<ExitStatus> {
     let ended = poll(&mut [PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN)], Some(&limit))?;
     if ended == 0 {
         print_processes();
+        print_cgroups();
     }
     ensure!(ended == 1, "process {} has not ended after {EXIT_MAX:?}", process.id());
     Ok(process.wait()?)
@@ -102,6 +104,16 @@ pub fn thread_names(process: u32) -> Vec<String> {
     threads.iter().map(|thread| state(thread).0).collect()
 }
 
+/// What the programs are called that run, or have ended and were waited for by nobody.
+pub fn program_names() -> Vec<String> {
+    numbered(Path::new("/proc"))
+        .iter()
+        .map(|process| state(process))
+        .filter(|(_, state)| state != "Z")
+        .map(|(name, _)| name)
+        .collect()
+}
+
 /// Name and state of a process or thread.
 fn state(place: &Path) -> (String, String) {
     let status = fs::read_to_string(place.join("status")).unwrap_or_default();
@@ -118,6 +130,16 @@ fn numbered(place: &Path) -> Vec<PathBuf> {
         .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
         .map(|entry| entry.path())
         .collect()
+}
+
+/// What the guests' cgroups have used and whether they were made to wait.
+fn print_cgroups() {
+    for group in fs::read_dir("/sys/fs/cgroup/omnirun").into_iter().flatten().flatten() {
+        for file in ["cgroup.procs", "cgroup.events", "cpu.stat", "memory.events"] {
+            let text = fs::read_to_string(group.path().join(file)).unwrap_or_default();
+            println!("LAB state {} {file} {}", group.path().display(), text.trim().replace('\n', ", "));
+        }
+    }
 }
 
 fn print_log() {

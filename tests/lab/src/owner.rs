@@ -99,6 +99,15 @@ impl Owner {
         Ok(owner)
     }
 
+    /// How far the guest behind a socket is, whoever started it.
+    pub async fn stage_of(socket: &std::path::Path) -> Result<Stage> {
+        let mut requests = shake(tokio::net::UnixStream::connect(socket).await?).await?;
+        let request = Request::get("http://owner/owner/status").body(Full::new(Bytes::new()))?;
+        let answer = tokio::time::timeout(LIMIT, requests.send_request(request)).await??;
+        let text = answer.into_body().collect().await?.to_bytes();
+        Ok(serde_json::from_slice::<Status>(&text)?.stage)
+    }
+
     /// Starts one and waits for nothing but its socket.
     pub async fn begin(name: &str, change: impl FnOnce(&mut OwnerSpec)) -> Result<Self> {
         let mut spec = spec(name);
@@ -216,14 +225,18 @@ async fn connect(socket: &std::path::Path, process: &mut Child) -> Result<http2:
     let since = Instant::now();
     loop {
         if let Ok(stream) = tokio::net::UnixStream::connect(socket).await {
-            let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            return Ok(requests);
+            return shake(stream).await;
         }
         ensure!(process.try_wait()?.is_none(), "the owner ended at once");
         ensure!(since.elapsed() < LIMIT, "the owner does not listen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn shake(stream: tokio::net::UnixStream) -> Result<http2::SendRequest<Full<Bytes>>> {
+    let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(requests)
 }
 
 /// What a process that has ended said on standard error.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm_api::owner::{EndReason, FINAL, Final, SOCKET};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::snapshot::{self, from_snapshot};
 use crate::{
     limit::wait_until,
     owner::{self, Owner},
@@ -185,26 +186,27 @@ fn check_cgroup(process: &Process, name: &str) -> Result<PathBuf> {
 /// However the process ends, its keeper says why and leaves nothing; and the process ends with its keeper.
 pub fn a_keeper_and_its_owner_end_together() -> Result<String> {
     owner::block_on(async {
-        let mut owner = Owner::start("killed", |_| ()).await?;
+        snapshot::have().await?;
+        let mut owner = Owner::start("killed", from_snapshot).await?;
         signal(owner.status().await?.owner_pid, Signal::KILL)?;
         let status = owner.wait()?;
         let said = owner.complaints();
         ensure!(status.code() == Some(1) && said.contains("ended by signal 9"), "{status}, {said}");
         ensure!(fs::read_dir(&owner.state)?.count() == 0, "something is left");
 
-        let mut owner = Owner::start("orphan", |_| ()).await?;
+        let mut owner = Owner::start("orphan", from_snapshot).await?;
         let pid = owner.status().await?.owner_pid;
         signal(owner.process.id(), Signal::KILL)?;
         ensure!(owner.wait()?.signal() == Some(9), "the keeper lives");
         let is_gone = || !Path::new(&format!("/proc/{pid}/root")).exists();
         wait_until("the owner outlives its keeper", Duration::from_millis(10), is_gone)?;
 
-        let mut owner = Owner::start("stopped", |_| ()).await?;
+        let mut owner = Owner::start("stopped", from_snapshot).await?;
         signal(owner.process.id(), Signal::TERM)?;
         ensure!(owner.wait()?.success(), "{}", owner.complaints());
         ensure!(reason(&owner)? == EndReason::HostStopped, "another reason");
 
-        let mut owner = Owner::start("lost", |_| ()).await?;
+        let mut owner = Owner::start("lost", from_snapshot).await?;
         fs::remove_file(owner.state.join(SOCKET))?;
         ensure!(owner.wait()?.success(), "{}", owner.complaints());
         ensure!(reason(&owner)? == EndReason::HostStopped, "another reason");

@@ -34,6 +34,16 @@ pub async fn make(name: &str, shape: impl FnOnce(&mut OwnerSpec)) -> Result<Path
     Ok(Path::new(STORE).join("templates/base/snapshot").join(made.key))
 }
 
+/// The same for one processor and 128 MiB, where there is none yet: guests that are restored save a case the time of a boot.
+pub async fn have() -> Result<()> {
+    let made = fs::read_dir(Path::new(STORE).join("templates/base/snapshot")).into_iter().flatten().flatten();
+    let fits = |name: &str| name.ends_with("-c1-m128");
+    if made.into_iter().any(|entry| fits(&entry.file_name().to_string_lossy())) {
+        return Ok(());
+    }
+    make("template", |_| ()).await.map(drop)
+}
+
 /// Of a file's content; any change of one word changes it.
 fn digest(path: &Path) -> Result<u64> {
     let mut file = fs::File::open(path)?;
@@ -50,7 +60,8 @@ fn digest(path: &Path) -> Result<u64> {
     }
 }
 
-fn from_snapshot(spec: &mut OwnerSpec) {
+/// A guest that is restored.
+pub fn from_snapshot(spec: &mut OwnerSpec) {
     spec.start_from = StartFrom::Snapshot;
 }
 
