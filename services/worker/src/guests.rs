@@ -14,7 +14,7 @@ use std::time::Duration;
 use omnirun_events::id::SandboxId;
 use omnirun_events::unit::{Shape, Timestamp};
 use omnirun_vmm_api::owner::{Final, OwnerSpec, StartFrom, StartWhen, boot_limit_default};
-use omnirun_vmm_api::{MemoryMib, MonitorChoice, Purpose, Vcpus};
+use omnirun_vmm_api::{MemoryBacking, MemoryMib, MonitorChoice, Purpose, Vcpus};
 use tokio::sync::watch as channel;
 
 use crate::owner::Owner;
@@ -165,6 +165,7 @@ impl Guests {
             state_dir: places.state_dir(vm),
             vcpus: Vcpus(kind.shape.vcpus.0),
             memory: MemoryMib(kind.shape.memory.0),
+            backing: MemoryBacking::Anonymous,
             monitor: recipe.monitor,
             start_from: StartFrom::Auto,
             start_when,

@@ -21,6 +21,7 @@ const CASES: &[Case] = &[
     ("a_guest_boots_answers_runs_a_command_and_is_killed", life::boots_answers_runs_and_is_killed),
     ("a_guest_has_as_many_processors_as_it_was_given", life::has_as_many_processors_as_it_was_given),
     ("a_guest_sees_its_memory_around_the_devices", life::sees_its_memory_around_the_devices),
+    ("a_guests_memory_may_be_a_file_without_a_name", life::memory_may_be_a_memfd),
     ("a_guest_draws_entropy_from_the_host", life::draws_entropy_from_the_host),
     ("a_guest_moves_megabytes_over_its_port", life::moves_megabytes_over_the_port),
     ("a_guest_that_stops_is_seen_to_have_ended", life::a_guest_that_stops_is_seen_to_have_ended),

@@ -55,7 +55,9 @@ fn prepare() -> Result<()> {
         ("cgroup2", "/sys/fs/cgroup"),
     ] {
         fs::create_dir_all(target).with_context(|| format!("cannot make {target}"))?;
-        mount(kind, target, kind, MountFlags::empty(), None)
+        // As `omnirun doctor` asks for it: see docs/runbooks/host.md.
+        let options = (kind == "cgroup2").then_some(c"favordynmods");
+        mount(kind, target, kind, MountFlags::empty(), options)
             .with_context(|| format!("cannot mount {target}"))?;
     }
     let mut modules: Vec<_> = fs::read_dir("/modules")

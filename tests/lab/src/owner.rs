@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
-    MemoryMib, Millis, MonitorChoice, Purpose, Vcpus,
+    MemoryBacking, MemoryMib, Millis, MonitorChoice, Purpose, Vcpus,
     owner::{Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status},
 };
 use serde::de::DeserializeOwned;
@@ -59,6 +59,7 @@ pub fn spec(name: &str) -> OwnerSpec {
         state_dir: PathBuf::from("/tmp").join(name),
         vcpus: Vcpus(1),
         memory: MemoryMib(128),
+        backing: MemoryBacking::Anonymous,
         monitor: MonitorChoice::Kvm,
         start_from: StartFrom::Boot,
         start_when: StartWhen::Now,

@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, TemplateDigests, UnixMillis, Vcpus,
+    Bytes, MemoryBacking, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, TemplateDigests, UnixMillis,
+    Vcpus,
 };
 
 /// Name of the socket in the state directory.
@@ -76,6 +77,9 @@ pub struct OwnerSpec {
     pub vcpus: Vcpus,
     /// Memory.
     pub memory: MemoryMib,
+    /// What the memory of a guest that is booted is.
+    #[serde(default)]
+    pub backing: MemoryBacking,
     /// Which monitor.
     #[serde(default)]
     pub monitor: MonitorChoice,

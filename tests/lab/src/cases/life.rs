@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm_api::{
-    Vcpus,
+    MemoryBacking, Vcpus,
     owner::{EndReason, FINAL, Final, Stage},
 };
 
@@ -24,6 +24,22 @@ pub fn boots_answers_runs_and_is_killed() -> Result<String> {
         let left = owner.kill().await?;
         ensure!(left.usage.vcpu_ms.0 > 0, "no processor time was counted");
         Ok(format!("first answer after {} ms", answered.0))
+    })
+}
+
+/// Memory that is a file without a name does as well.
+pub fn memory_may_be_a_memfd() -> Result<String> {
+    owner::block_on(async {
+        let mut owner = Owner::start("memfd", |spec| spec.backing = MemoryBacking::Memfd).await?;
+        let pid = owner.status().await?.owner_pid;
+        let is_mapped = |line: &str| line.contains("/memfd:guest") && line.contains(" rw-s ");
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        ensure!(maps.lines().any(is_mapped), "its memory is no such file");
+        owner.claim("sandbox").await?;
+        let sum = owner.run("head -c 8388608 /dev/urandom > /tmp/data; sha256sum < /tmp/data").await?;
+        ensure!(owner.run("sha256sum < /tmp/data").await? == sum, "the data changed");
+        owner.kill().await?;
+        Ok("booted".to_owned())
     })
 }
 

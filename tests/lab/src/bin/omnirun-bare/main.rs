@@ -22,7 +22,9 @@ use omnirun_vmm::{
     },
     store::Template,
 };
-use omnirun_vmm_api::{Guest, ImageFiles, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec};
+use omnirun_vmm_api::{
+    Guest, ImageFiles, MemoryBacking, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec,
+};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -131,7 +133,14 @@ fn files() -> Result<ImageFiles> {
 }
 
 fn spec(files: ImageFiles, memory: MemoryMib) -> VmSpec {
-    VmSpec { files, vcpus: Vcpus(1), memory, state_dir: PathBuf::from("/tmp"), purpose: Purpose::Snapshot }
+    VmSpec {
+        files,
+        vcpus: Vcpus(1),
+        memory,
+        backing: MemoryBacking::Anonymous,
+        state_dir: PathBuf::from("/tmp"),
+        purpose: Purpose::Snapshot,
+    }
 }
 
 fn say(line: &str) -> Result<()> {
