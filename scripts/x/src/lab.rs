@@ -22,6 +22,9 @@ pub struct Lab {
     /// Only cases whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Only one case of each kind, in less than five minutes
+    #[arg(long, conflicts_with_all = ["only", "bench"])]
+    core: bool,
     /// Run each so often, to find what fails seldom
     #[arg(long, default_value_t = 1, conflicts_with = "bench")]
     times: u32,
@@ -40,7 +43,7 @@ pub fn run(root: &Path, options: &Lab) -> Result<()> {
     let mut arguments = vec!["bench".to_owned()];
     if !options.bench {
         arguments = vec!["cases".to_owned(), options.times.to_string()];
-        arguments.extend(options.only.clone());
+        arguments.extend(if options.core { Some("core".to_owned()) } else { options.only.clone() });
     }
     let clock = if options.bench { Clock::Instructions } else { Clock::Host };
     let lines = Machine { root, initramfs: &initramfs, clock, limit: SUITE_MAX }.run(&arguments)?;
