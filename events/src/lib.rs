@@ -7,6 +7,7 @@
 //! how it is written ([`envelope`], [`codec`], [`signing`], [`sealing`]), who is believed ([`keyring`],
 //! [`verify`]), and where it goes ([`log`]).
 
+pub mod civil;
 pub mod id;
 pub mod unit;
 
@@ -14,8 +15,10 @@ pub mod subject;
 
 pub mod account;
 pub mod auth;
+pub mod erasure;
 pub mod host;
 pub mod keys;
+pub mod ops;
 pub mod sandbox;
 pub mod token;
 pub mod usage;
@@ -34,7 +37,7 @@ pub mod log;
 
 pub use envelope::{Actor, Draft, Head, Record, RecordHash, Role};
 pub use event::Event;
-pub use id::{AccountId, ChallengeId, CommitId, HostId, KeyId, SandboxId, TokenId};
+pub use id::{AccountId, ChallengeId, CommitId, HostId, KeyId, ReceiptId, SandboxId, TokenId};
 pub use log::{Append, Batch, Entry, Erase, Position, Queue, Read, Sequence, Stored};
 pub use subject::{Filter, Log, Slot, Subject, SubjectKind};
 pub use unit::{Mebibytes, Millis, Timestamp, Vcpus};

@@ -333,6 +333,11 @@ impl Filter {
         Self(format!("evt.{account}.>"))
     }
 
+    /// Every meter reading of an account in the usage logs.
+    pub fn usage_of(account: AccountId) -> Self {
+        Self(format!("usage.*.{account}.>"))
+    }
+
     /// Every data key of an account in [`Log::Keys`].
     pub fn keys_of(account: AccountId) -> Self {
         Self(format!("key.{account}.>"))

@@ -198,6 +198,7 @@ impl CommandService {
             Command::ExtendTimeout { account, sandbox, timeout } => {
                 self.extend_timeout(envelope, *account, *sandbox, *timeout).await
             }
+            Command::SignExport { account, manifest } => self.sign_export(*account, *manifest).await,
             Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
         }
     }
@@ -225,6 +226,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::RequestSandbox { account, .. }
         | Command::StopSandbox { account, .. }
         | Command::ExtendTimeout { account, .. }
+        | Command::SignExport { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),
     }
 }

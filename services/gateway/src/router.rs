@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, code, commands, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
+    account, code, commands, export, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
 };
 
 #[derive(OpenApi)]
@@ -57,6 +57,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
         .routes(routes!(account::get, account::change))
+        .routes(routes!(export::export))
         .routes(routes!(usage::usage))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))

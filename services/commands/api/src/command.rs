@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
+use omnirun_events::keys::Digest;
 use omnirun_events::sandbox::Network;
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::Subject;
@@ -217,6 +218,13 @@ pub enum Command {
         /// From now.
         timeout: Seconds,
     },
+    /// Vouch for the export of an account. Changes nothing; the signature is over [`EXPORT_TYPE`], the account's id and the digest.
+    SignExport {
+        /// Whose.
+        account: AccountId,
+        /// SHA-256 of the manifest.
+        manifest: Digest,
+    },
     /// Open sealed fields of one account. Changes nothing; only the commands service holds the keys.
     OpenFields {
         /// Whose.
@@ -240,12 +248,13 @@ impl Command {
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
+            Self::SignExport { .. } => "cmd.account.sign_export",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 11] = [
+    pub const SUBJECTS: [&'static str; 12] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.account.request_email_change",
@@ -256,9 +265,13 @@ impl Command {
         "cmd.sandbox.request",
         "cmd.sandbox.stop",
         "cmd.sandbox.extend_timeout",
+        "cmd.account.sign_export",
         "cmd.account.open_fields",
     ];
 }
+
+/// DSSE type of the signature of an export's manifest.
+pub const EXPORT_TYPE: &str = "application/vnd.omnirun.export.v1";
 
 /// What a code's proof names when the user did not say which challenge the code answers.
 pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);

@@ -1,6 +1,6 @@
 //! Answers: what was decided and where it is in the log, or why not.
 
-use omnirun_events::id::{AccountId, ChallengeId, SandboxId, TokenId};
+use omnirun_events::id::{AccountId, ChallengeId, KeyId, SandboxId, TokenId};
 use omnirun_events::log::Position;
 use omnirun_events::unit::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,14 @@ pub enum Outcome {
     TimeoutExtended {
         /// Its new end.
         end_at: Timestamp,
+    },
+    /// The export is vouched for.
+    ExportSigned {
+        /// The commands service's key.
+        key: KeyId,
+        /// Ed25519, 64 bytes.
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
     },
     /// The opened fields in the order asked; none where the key is destroyed or the field was sealed elsewhere.
     FieldsOpened(

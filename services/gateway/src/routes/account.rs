@@ -22,7 +22,6 @@ use crate::error::ApiError;
 use crate::extract::{Accepted, Body};
 use crate::gateway::{App, Shared};
 use crate::serve::Peer;
-use crate::time::rfc3339;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -113,5 +112,5 @@ async fn show(app: &Shared, caller: &Caller) -> Result<ShownAccount, ApiError> {
     let subject = SubjectKind::Account(id).into();
     let email = SealedField { subject, field: EMAIL_FIELD.to_owned(), sealed: account.email };
     let email = app.open_fields(caller, vec![Some(email)]).await?.pop().flatten();
-    Ok(ShownAccount { id, email, plan: account.plan, created_at: rfc3339(account.opened_at), held })
+    Ok(ShownAccount { id, email, plan: account.plan, created_at: account.opened_at.rfc3339(), held })
 }

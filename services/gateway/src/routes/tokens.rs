@@ -9,6 +9,7 @@ use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::id::TokenId;
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::token::{NAME_FIELD, RevokeReason, Scope, TokenKind};
+use omnirun_events::unit::Timestamp;
 use omnirun_projections::tokens::Token;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +20,6 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body, Id};
 use crate::gateway::{App, Shared};
-use crate::time::{day, rfc3339};
 use crate::token::{Prefix, TokenText};
 
 /// Characters of a token's name, at most.
@@ -98,8 +98,8 @@ pub(crate) async fn create(
                 kind: TokenKind::Api,
                 hint: text.hint(),
                 scopes,
-                created_at: rfc3339(created_at),
-                expires_at: expires_at.map(rfc3339),
+                created_at: created_at.rfc3339(),
+                expires_at: expires_at.map(Timestamp::rfc3339),
                 last_used_on: None,
             };
             Ok((StatusCode::CREATED, Json(CreatedToken { token: text.reveal_once(), shown })))
@@ -154,9 +154,9 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<
         kind: token.kind,
         hint: token.hint,
         scopes: token.scopes,
-        created_at: rfc3339(token.created_at),
-        expires_at: token.expires_at.map(rfc3339),
-        last_used_on: app.last_used.of(id).map(day),
+        created_at: token.created_at.rfc3339(),
+        expires_at: token.expires_at.map(Timestamp::rfc3339),
+        last_used_on: app.last_used.of(id).map(Timestamp::day),
     });
     Ok(Json(shown.collect()))
 }
