@@ -13,6 +13,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+use image::Server;
 use machine::{Clock, Machine};
 
 /// What to run in the lab; the whole suite where nothing is said
@@ -21,6 +22,12 @@ pub struct Lab {
     /// Only cases whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Only one case of each kind, in less than five minutes
+    #[arg(long, conflicts_with_all = ["only", "bench"])]
+    core: bool,
+    /// Run each so often, to find what fails seldom
+    #[arg(long, default_value_t = 1, conflicts_with = "bench")]
+    times: u32,
     /// Measure instead: in instructions, which are the same on every machine, and print a table
     #[arg(long, conflicts_with = "only")]
     bench: bool,
@@ -31,10 +38,13 @@ const SUITE_MAX: Duration = Duration::from_secs(45 * 60);
 
 /// Runs the suite and fails unless every case ran and passed.
 pub fn run(root: &Path, options: &Lab) -> Result<()> {
-    let initramfs = image::make(root)?;
+    let initramfs = image::make(root, if options.bench { Server::Without } else { Server::With })?;
     println!("guest kernel {}", image::kernel_digest(root)?);
-    let mode = if options.bench { "bench" } else { "cases" };
-    let arguments: Vec<_> = [Some(mode.to_owned()), options.only.clone()].into_iter().flatten().collect();
+    let mut arguments = vec!["bench".to_owned()];
+    if !options.bench {
+        arguments = vec!["cases".to_owned(), options.times.to_string()];
+        arguments.extend(if options.core { Some("core".to_owned()) } else { options.only.clone() });
+    }
     let clock = if options.bench { Clock::Instructions } else { Clock::Host };
     let lines = Machine { root, initramfs: &initramfs, clock, limit: SUITE_MAX }.run(&arguments)?;
     if options.bench {

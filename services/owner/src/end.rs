@@ -85,6 +85,7 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
             }
         },
         Some(ending) = endings.recv() => return ending,
+        () = out_of_reach(owner) => return by_itself(EndReason::HostStopped),
         _ = terminate.recv() => return by_itself(EndReason::HostStopped),
     };
     tokio::select! {

@@ -17,7 +17,9 @@ use crate::{
     outside::{Files, MESSAGE_BYTES_MAX, Wish},
 };
 
-/// How often the socket is looked for.
+/// How often the socket is looked for. Nothing but looking finds one that went with a whole mount, and the keeper looks
+/// up this often anyway: for a wish to end that came just before it waited, and to repeat it to an owner that does not
+/// listen yet.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the rest of a message that has begun may take.
 const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(1);

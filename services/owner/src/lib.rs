@@ -111,6 +111,7 @@ fn prepare(started: clock::Started) -> Result<(Prepared, Files, UnixListener), A
         files: template.files.clone(),
         vcpus: spec.vcpus,
         memory: spec.memory,
+        backing: spec.backing,
         state_dir: spec.state_dir.clone(),
         purpose: spec.purpose,
     };

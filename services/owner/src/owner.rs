@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use omnirun_vmm_api::{
     Guest, Monitor, SnapshotFiles, Stats, TemplateDigests, UnixMillis, VmSpec,
     monitor::MonitorError,
-    owner::{Claimed, EndReason, Final, OwnerSpec, Stage, StartFrom, Status, Usage},
+    owner::{Claimed, EndReason, Final, OwnerSpec, Stage, StartFrom, StartWhen, Status, Usage},
     unit::{Bytes, Millis},
 };
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
@@ -60,6 +60,10 @@ pub struct Owner {
     pub changing: AsyncMutex<()>,
     /// Held by the thread that starts a guest, until the guest is in [`Life`].
     pub starting: Arc<Semaphore>,
+    /// Whether a guest that waits for a word to start has got it.
+    pub told: watch::Sender<bool>,
+    /// Whether a guest runs, or has run.
+    pub runs: watch::Sender<bool>,
     pub end: watch::Sender<Option<UnixMillis>>,
     pub ending: tokio::sync::mpsc::Sender<Ending>,
     pub endings: AsyncMutex<tokio::sync::mpsc::Receiver<Ending>>,
@@ -110,6 +114,10 @@ impl Owner {
     pub fn new(prepared: Prepared, pid: u32, outside: Outside) -> Self {
         let Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started } = prepared;
         let (ending, endings) = tokio::sync::mpsc::channel(16);
+        let stage = match spec.start_when {
+            StartWhen::Now => Stage::Starting,
+            StartWhen::Told => Stage::Spare,
+        };
         Self {
             spec,
             vm,
@@ -121,11 +129,13 @@ impl Owner {
             started,
             changing: AsyncMutex::new(()),
             starting: Arc::new(Semaphore::new(1)),
+            told: watch::Sender::new(false),
+            runs: watch::Sender::new(false),
             end: watch::Sender::new(None),
             ending,
             endings: AsyncMutex::new(endings),
             life: Mutex::new(Life {
-                stage: Stage::Starting,
+                stage,
                 snapshot,
                 started_from: None,
                 answered_after: None,

@@ -26,7 +26,7 @@ pub async fn relay(owner: &Owner, parts: Parts, body: Incoming) -> Handled {
         match life.stage {
             Stage::Claimed => life.agent.clone(),
             Stage::Paused => return Err(No::conflict("paused", "the sandbox is paused")),
-            Stage::Starting | Stage::Ready => {
+            Stage::Spare | Stage::Starting | Stage::Ready => {
                 return Err(No::conflict("not_claimed", "no sandbox has this guest"));
             }
             Stage::Ending => None,

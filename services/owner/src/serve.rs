@@ -11,7 +11,9 @@ use std::{
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use omnirun_agent_api::{Personalise, Private};
-use omnirun_vmm_api::owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage};
+use omnirun_vmm_api::owner::{
+    self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage, StartWhen,
+};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -81,6 +83,7 @@ async fn route(owner: &Owner, request: Request<Incoming>) -> Handled {
     }
     match (parts.method.as_str(), path) {
         ("GET", api::STATUS) => Ok(json(&owner.status().await)),
+        ("POST", api::START) => start(owner).await,
         ("POST", api::CLAIM) => Ok(json(&claim(owner, read(body).await?).await?)),
         ("POST", api::END) => {
             let NewEnd { end_ms } = read(body).await?;
@@ -100,6 +103,18 @@ async fn route(owner: &Owner, request: Request<Incoming>) -> Handled {
         }
         _ => Err(No::new(hyper::StatusCode::NOT_FOUND, "not_found", "the owner has no such route")),
     }
+}
+
+/// Lets a guest start that waits for it.
+async fn start(owner: &Owner) -> Handled {
+    if owner.spec.start_when == StartWhen::Now {
+        return Err(No::conflict("not_spare", "the guest starts without being told"));
+    }
+    owner.told.send_replace(true);
+    let mut runs = owner.runs.subscribe();
+    // One that does not come to life ends this process, and this answer with it.
+    let _ = runs.wait_for(|runs| *runs).await;
+    Ok(nothing())
 }
 
 /// Gives the guest to a sandbox: personalises it, then counts from here.

@@ -4,12 +4,13 @@ use std::{io::Write, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use omnirun_vmm_api::{
     MonitorError, Purpose, SnapshotFiles,
-    owner::{Stage, StartFrom},
+    owner::{Stage, StartFrom, StartWhen},
 };
 use tokio::sync::oneshot;
 
 use crate::{
     agent::{self, Agent, AgentError},
+    clock,
     owner::{Owner, SharedGuest},
 };
 
@@ -45,14 +46,26 @@ pub struct Alive {
 
 /// Starts the guest as its spec wishes and notes it.
 pub async fn start(owner: &Arc<Owner>) -> Result<oneshot::Receiver<()>, StartError> {
+    let since = wait_for_the_word(owner).await;
     let alive = restore_or_boot(owner).await?;
     let mut life = owner.life();
     life.stage = Stage::Ready;
     life.started_from = Some(alive.from);
-    life.answered_after = Some(owner.started.elapsed());
+    life.answered_after = Some(since.elapsed());
     life.guest = Some(alive.guest);
     life.agent = Some(alive.agent);
     Ok(alive.hung_up)
+}
+
+/// Waits until the guest may start; answers since when.
+async fn wait_for_the_word(owner: &Owner) -> clock::Started {
+    if owner.spec.start_when == StartWhen::Now {
+        return owner.started;
+    }
+    // The sender lives as long as the owner.
+    let _ = owner.told.subscribe().wait_for(|told| *told).await;
+    owner.life().stage = Stage::Starting;
+    clock::Started::now()
 }
 
 async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
@@ -102,6 +115,7 @@ async fn bring_up(owner: &Arc<Owner>, snapshot: Option<SnapshotFiles>) -> Result
         Ok::<_, MonitorError>((guest, port))
     });
     let (guest, port) = started.await.map_err(|_| StartError::Interrupted)??;
+    owner.runs.send_replace(true);
     let (agent, hung_up) = agent::connect(port).await?;
     let outcome = agent.wait_alive(limit).await;
     if let Err(error) = outcome {

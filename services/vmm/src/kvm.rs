@@ -47,6 +47,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::VmFd;
 use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, Place, SnapshotFiles, VmSpec};
 
@@ -62,6 +63,9 @@ pub const API_VERSION: i32 = 12;
 /// KVM of this host.
 pub struct Kvm {
     device: Arc<kvm_ioctls::Kvm>,
+    /// What a processor may have here, and its registers that are named by numbers: asked for once.
+    supported: Vec<kvm_cpuid_entry2>,
+    msrs: Arc<[u32]>,
     /// A machine made beforehand.
     spare: Mutex<Spare>,
     console: Option<File>,
@@ -94,8 +98,20 @@ impl Kvm {
             return Err(Verdict::Broken { why }.refusal());
         }
         vcpu::prepare_signal()?;
+        let supported = device.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        let supported = supported.map_err(|error| failed("describe a processor to")(error.into()))?;
+        let supported = supported.as_slice().to_vec();
+        let msrs = vcpu::state::msr_list(&device)?.into();
         let device = Arc::new(device);
-        Ok(Self { device, spare: Mutex::new(Spare::None), console: None, files: None, filters: None })
+        Ok(Self {
+            device,
+            supported,
+            msrs,
+            spare: Mutex::new(Spare::None),
+            console: None,
+            files: None,
+            filters: None,
+        })
     }
 
     /// Gives every guest a serial port that prints the first [`CONSOLE_MAX`] bytes into a new file at this path. For

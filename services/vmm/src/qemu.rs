@@ -20,7 +20,7 @@ mod tsc;
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use omnirun_vmm_api::{Guest, Monitor, MonitorError, SnapshotFiles, VmSpec};
+use omnirun_vmm_api::{Guest, MemoryBacking, Monitor, MonitorError, SnapshotFiles, VmSpec};
 
 use guest::QemuGuest;
 
@@ -51,6 +51,10 @@ impl Monitor for Qemu {
     }
 
     fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {
+        if spec.backing == MemoryBacking::Memfd {
+            let reason = "memory in a file without a name is only for the kvm monitor".to_owned();
+            return Err(MonitorError::Refused { command: "start", reason });
+        }
         Ok(Box::new(QemuGuest::start(spec, None)?))
     }
 

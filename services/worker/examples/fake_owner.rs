@@ -4,7 +4,10 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -21,6 +24,8 @@ struct State {
     spec: OwnerSpec,
     template: TemplateDigests,
     tenancy: Mutex<Option<(String, Instant)>>,
+    /// Whether it was told to start its guest, if it waits for that.
+    is_started: AtomicBool,
     end: watch::Sender<Option<UnixMillis>>,
     reason: Mutex<Option<EndReason>>,
     ending: Notify,
@@ -39,7 +44,11 @@ impl State {
     fn status(&self) -> Status {
         let tenancy = self.tenancy.lock().expect("no panic").clone();
         Status {
-            stage: if tenancy.is_some() { Stage::Claimed } else { Stage::Ready },
+            stage: match (&tenancy, self.is_started.load(Ordering::SeqCst)) {
+                (Some(_), _) => Stage::Claimed,
+                (None, true) => Stage::Ready,
+                (None, false) => Stage::Spare,
+            },
             vm_id: self.spec.vm_id.clone(),
             template: self.template.clone(),
             sandbox_id: tenancy.map(|(id, _)| id),
@@ -81,6 +90,11 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
     let body = body.to_bytes();
     Ok(match path.as_str() {
         api::STATUS => json(&state.status()),
+        api::START => {
+            state.is_started.store(true, Ordering::SeqCst);
+            empty(StatusCode::NO_CONTENT)
+        }
+        api::CLAIM if !state.is_started.load(Ordering::SeqCst) => empty(StatusCode::CONFLICT),
         api::CLAIM => {
             let claim: Claim = serde_json::from_slice(&body).expect("the worker speaks the protocol");
             let mut tenancy = state.tenancy.lock().expect("no panic");
@@ -150,8 +164,10 @@ async fn main() {
     let template: TemplateDigests = serde_json::from_slice(&text).expect("the test made it");
     let directory = spec.state_dir.clone();
     let listener = tokio::net::UnixListener::bind(directory.join(SOCKET)).expect("a short path");
+    let is_started = AtomicBool::new(spec.start_when == StartWhen::Now);
     let state = Arc::new(State {
         spec,
+        is_started,
         template,
         tenancy: Mutex::default(),
         end: watch::Sender::new(None),

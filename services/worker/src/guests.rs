@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use omnirun_events::id::SandboxId;
 use omnirun_events::unit::{Shape, Timestamp};
-use omnirun_vmm_api::owner::{Final, OwnerSpec, StartFrom, boot_limit_default};
-use omnirun_vmm_api::{MemoryMib, MonitorChoice, Purpose, Vcpus};
+use omnirun_vmm_api::owner::{Final, OwnerSpec, StartFrom, StartWhen, boot_limit_default};
+use omnirun_vmm_api::{MemoryBacking, MemoryMib, MonitorChoice, Purpose, Vcpus};
 use tokio::sync::watch as channel;
 
 use crate::owner::Owner;
@@ -27,6 +27,8 @@ use crate::template::Template;
 pub enum Role {
     /// It waits in the pool, for any sandbox of this template and shape.
     Pool(Kind),
+    /// There is no guest yet, but all that one of this template and shape needs: it waits for a role.
+    Spare(Kind),
     /// It is a sandbox's.
     Sandbox(SandboxId),
     /// A template's snapshot is made of it.
@@ -96,6 +98,10 @@ pub struct Recipe {
     pub monitor: MonitorChoice,
 }
 
+fn find(table: &HashMap<VmId, Guest>, role: &Role, life: &Life) -> Option<VmId> {
+    table.iter().find(|(_, guest)| guest.role == *role && guest.life == *life).map(|(vm, _)| vm.clone())
+}
+
 /// Every guest of this host. Clones share the table.
 #[derive(Clone)]
 pub struct Guests {
@@ -150,6 +156,7 @@ impl Guests {
     /// Starts an owner process for a new guest. Before this returns, a sandbox's guest is noted as its.
     pub async fn start(&self, vm: &VmId, role: Role, kind: &Kind) -> Result<(), SpawnError> {
         let Shared { places, recipe, .. } = &*self.shared;
+        let start_when = if matches!(role, Role::Spare(_)) { StartWhen::Told } else { StartWhen::Now };
         let purpose = if role == Role::Snapshot { Purpose::Snapshot } else { Purpose::Sandbox };
         let spec = OwnerSpec {
             vm_id: vm.to_string(),
@@ -158,8 +165,10 @@ impl Guests {
             state_dir: places.state_dir(vm),
             vcpus: Vcpus(kind.shape.vcpus.0),
             memory: MemoryMib(kind.shape.memory.0),
+            backing: MemoryBacking::Anonymous,
             monitor: recipe.monitor,
             start_from: StartFrom::Auto,
+            start_when,
             purpose,
             boot_limit: boot_limit_default(),
         };
@@ -175,16 +184,26 @@ impl Guests {
     /// Gives a pool guest of this kind to a sandbox, a ready one where there is one, else one that soon will be.
     pub fn take(&self, kind: &Kind, sandbox: SandboxId) -> std::io::Result<Option<VmId>> {
         let mut table = self.table();
-        let idle = |guest: &Guest| guest.role == Role::Pool(kind.clone());
-        let found = [Life::Ready, Life::Starting].into_iter().find_map(|life| {
-            table.iter().find(|(_, guest)| idle(guest) && guest.life == life).map(|(vm, _)| vm.clone())
-        });
-        let Some(vm) = found else { return Ok(None) };
+        let (pool, spare) = (Role::Pool(kind.clone()), Role::Spare(kind.clone()));
+        let best = [(&pool, Life::Ready), (&pool, Life::Starting), (&spare, Life::Starting)];
+        let Some(vm) = best.into_iter().find_map(|(role, life)| find(&table, role, &life)) else {
+            return Ok(None);
+        };
         self.shared.places.bind(sandbox, &vm)?;
         table.entry(vm.clone()).and_modify(|guest| guest.role = Role::Sandbox(sandbox));
         drop(table);
         self.changed();
         Ok(Some(vm))
+    }
+
+    /// Has a spare of this kind become a guest of the pool, where there is one.
+    pub fn promote_spare(&self, kind: &Kind) -> Option<VmId> {
+        let mut table = self.table();
+        let vm = find(&table, &Role::Spare(kind.clone()), &Life::Starting)?;
+        table.entry(vm.clone()).and_modify(|guest| guest.role = Role::Pool(kind.clone()));
+        drop(table);
+        self.changed();
+        Some(vm)
     }
 
     /// The guest of this name.

@@ -94,6 +94,11 @@ impl Owner {
         self.ask("GET", api::STATUS, &(), ANSWER_WAIT_MAX).await
     }
 
+    /// Lets a guest start that waits for it; it runs when this returns.
+    pub async fn start(&self) -> Result<(), OwnerError> {
+        self.tell(api::START, &(), ANSWER_WAIT_MAX).await
+    }
+
     /// Gives the idle guest to a sandbox. The same sandbox again is fine.
     pub async fn claim(&self, claim: &Claim) -> Result<(), OwnerError> {
         let _: api::Claimed = self.ask("POST", api::CLAIM, claim, ANSWER_WAIT_MAX).await?;

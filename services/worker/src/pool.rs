@@ -2,10 +2,15 @@
 //!
 //! An owner process restores its template's snapshot where there is a fitting one and boots otherwise. So a guest that had to be booted tells
 //! that the snapshot is missing, and one is made then, once for each start of the worker.
+//!
+//! Beside each pool of guests that are restored by our own monitor waits a spare: an owner process in its jail that has made its machine, which is
+//! most of a restore, and no guest yet. A guest that is taken from the pool is replaced from it at once, and a sandbox that finds the pool empty
+//! gets it.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use omnirun_vmm_api::MonitorChoice;
 use omnirun_vmm_api::owner::{EndReason, StartFrom};
 
 use crate::context::Context;
@@ -53,6 +58,12 @@ pub async fn run(context: Context) {
             if !fill(&context, &kinds[place].0).await {
                 tokio::time::sleep(RETRY).await;
             }
+        } else if let Some((kind, _)) =
+            kinds.iter().find(|(kind, wanted)| lacks_spare(&context, kind, *wanted))
+        {
+            if !lay_in_spare(&context, kind).await {
+                tokio::time::sleep(RETRY).await;
+            }
         } else if changes.changed().await.is_err() {
             return;
         }
@@ -81,17 +92,55 @@ fn booted(context: &Context) -> Vec<Kind> {
         .collect()
 }
 
-/// Starts one pool guest and waits until it is ready or somebody's. Whether it came to life.
-async fn fill(context: &Context, kind: &Kind) -> bool {
-    let Ok(vm) = VmId::random(Origin::Pool) else { return false };
-    if let Err(error) = context.guests.start(&vm, Role::Pool(kind.clone()), kind).await {
+/// Whether a spare of this kind is of use and not there. Of a guest that is booted the machine is the least part, and QEMU's cannot be made
+/// beforehand.
+fn lacks_spare(context: &Context, kind: &Kind, wanted: u32) -> bool {
+    let spare = Role::Spare(kind.clone());
+    let guests = context.guests.all();
+    let is_restored =
+        |guest: &Guest| guest.kind.as_ref() == Some(kind) && guest.from == Some(StartFrom::Snapshot);
+    wanted > 0
+        && context.config.monitor == MonitorChoice::Kvm
+        && guests.iter().any(|(_, guest)| is_restored(guest))
+        && !guests.iter().any(|(_, guest)| guest.role == spare)
+}
+
+/// Starts a spare and waits until it is one, or somebody's. Whether it came so far.
+async fn lay_in_spare(context: &Context, kind: &Kind) -> bool {
+    let Some(vm) = start(context, Role::Spare(kind.clone()), kind).await else { return false };
+    let found = context.guests.until(READY_WAIT_MAX, |guests| match guests.get(&vm) {
+        None | Some(Guest { life: Life::Ended(_), .. }) => Some(false),
+        Some(Guest { owner, .. }) => owner.is_some().then_some(true),
+    });
+    let is_there = found.await.unwrap_or(false);
+    if !is_there {
+        tracing::warn!(template = kind.template, "a spare machine was not made");
+    }
+    is_there
+}
+
+async fn start(context: &Context, role: Role, kind: &Kind) -> Option<VmId> {
+    let vm = VmId::random(Origin::Pool).ok()?;
+    if let Err(error) = context.guests.start(&vm, role, kind).await {
         tracing::error!(
             error = &error as &dyn std::error::Error,
             template = kind.template,
             "cannot start a guest for the pool"
         );
-        return false;
+        return None;
     }
+    Some(vm)
+}
+
+/// Gets one more pool guest and waits until it is ready or somebody's. Whether it came to life.
+async fn fill(context: &Context, kind: &Kind) -> bool {
+    let vm = match context.guests.promote_spare(kind) {
+        Some(vm) => vm,
+        None => match start(context, Role::Pool(kind.clone()), kind).await {
+            Some(vm) => vm,
+            None => return false,
+        },
+    };
     let is_up = is_ready(context, &vm).await;
     if !is_up {
         tracing::warn!(template = kind.template, "a guest for the pool did not come to life");
@@ -132,7 +181,8 @@ async fn make_snapshot(context: &Context, kind: &Kind) {
 /// Ends every guest that waits.
 pub async fn empty(context: &Context) {
     let all = context.guests.all().into_iter();
-    let waiting = all.filter(|(_, guest)| matches!(guest.role, Role::Pool(_) | Role::Snapshot));
+    let waiting =
+        all.filter(|(_, guest)| matches!(guest.role, Role::Pool(_) | Role::Spare(_) | Role::Snapshot));
     let ended = waiting.map(|(vm, _)| async move {
         if context.guests.end(&vm, EndReason::NotNeeded).await.is_ok() {
             // What it leaves on the disk is removed by the next worker where it cannot be now.

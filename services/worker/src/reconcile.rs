@@ -85,7 +85,7 @@ impl From<&Life> for Stage {
 impl From<&Role> for Tenant {
     fn from(role: &Role) -> Self {
         match role {
-            Role::Pool(_) | Role::Snapshot => Self::Worker,
+            Role::Pool(_) | Role::Spare(_) | Role::Snapshot => Self::Worker,
             Role::Sandbox(sandbox) => Self::Sandbox(*sandbox),
             Role::Stray => Self::Nobody,
         }

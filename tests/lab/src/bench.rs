@@ -15,11 +15,14 @@ use rustix::fs::{Mode, mkfifoat};
 
 use crate::{
     cases::snapshot,
+    limit,
     owner::{self, Owner},
 };
 
 const RUNS: usize = 3;
 const CLONES: usize = 8;
+/// Memory that comes and goes by itself between two looks.
+const SETTLED_KIB: u64 = 64;
 /// Mappings of at least this size are the guest's memory, not the monitor's.
 const GUEST_MAPPING_KIB: u64 = 64 << 10;
 const SMALL: &str = "/tmp/snapshot-128";
@@ -44,6 +47,7 @@ pub fn run() -> Result<()> {
     for _ in 0..RUNS {
         to_first_answer(StartFrom::Snapshot, "restore")?;
         take_snapshot(SMALL, "128")?;
+        spare()?;
     }
     take_snapshot(LARGE, "2048")?;
     for _ in 0..RUNS {
@@ -124,7 +128,7 @@ impl Bare {
 
     fn end(mut self) -> Result<()> {
         self.go_on()?;
-        ensure!(self.process.wait()?.success(), "the monitor ended badly");
+        ensure!(limit::wait_for_exit(&mut self.process)?.success(), "the monitor ended badly");
         Ok(())
     }
 }
@@ -202,6 +206,18 @@ fn pooled(directory: &str, memory: &str, jail: Jail) -> Result<()> {
     bare.end()
 }
 
+/// The same of an owner process that waits with its jail and its machine, from the worker's word to its answer.
+fn spare() -> Result<()> {
+    owner::block_on(async {
+        let mut owner = Owner::spare("spare").await?;
+        let since = Instant::now();
+        owner.ask::<serde_json::Value>("POST", "/owner/start", &serde_json::Value::Null).await?;
+        tell("spare: word to restored and resumed, ms (jailed)", millis(since.elapsed()));
+        owner.kill().await?;
+        Ok(())
+    })
+}
+
 /// What eight guests of one snapshot take of the lab's memory, each.
 fn clones() -> Result<()> {
     let before = available_kib()?;
@@ -211,8 +227,13 @@ fn clones() -> Result<()> {
         bare.hear("resumed")?;
         all.push(bare);
     }
-    std::thread::sleep(Duration::from_secs(1));
-    let taken = before.saturating_sub(available_kib()?);
+    // Once they are idle, nothing takes memory any more.
+    let mut last = 0;
+    limit::wait_until("the clones go on taking memory", Duration::from_millis(200), || {
+        let now = available_kib().unwrap_or_default();
+        std::mem::replace(&mut last, now).abs_diff(now) < SETTLED_KIB
+    })?;
+    let taken = before.saturating_sub(last);
     tell("8 clones: host memory taken by each, KiB", taken as f64 / CLONES as f64);
     for bare in all {
         tell("8 clones: monitor beside guest memory, KiB", bare.measure_and_end()?);

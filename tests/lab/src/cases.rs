@@ -5,10 +5,13 @@ mod jail;
 mod life;
 mod pause;
 pub mod snapshot;
+mod worker;
 
 use std::{panic::AssertUnwindSafe, time::Instant};
 
 use anyhow::Result;
+
+use crate::limit;
 
 /// A case: its name, and what it does. It answers with what it measured, in words.
 type Case = (&'static str, fn() -> Result<String>);
@@ -18,6 +21,7 @@ const CASES: &[Case] = &[
     ("a_guest_boots_answers_runs_a_command_and_is_killed", life::boots_answers_runs_and_is_killed),
     ("a_guest_has_as_many_processors_as_it_was_given", life::has_as_many_processors_as_it_was_given),
     ("a_guest_sees_its_memory_around_the_devices", life::sees_its_memory_around_the_devices),
+    ("a_guests_memory_may_be_a_file_without_a_name", life::memory_may_be_a_memfd),
     ("a_guest_draws_entropy_from_the_host", life::draws_entropy_from_the_host),
     ("a_guest_moves_megabytes_over_its_port", life::moves_megabytes_over_the_port),
     ("a_guest_that_stops_is_seen_to_have_ended", life::a_guest_that_stops_is_seen_to_have_ended),
@@ -26,26 +30,53 @@ const CASES: &[Case] = &[
     ("eight_guests_run_at_once", life::eight_run_at_once),
     ("a_guests_process_has_nothing_of_the_host", jail::nothing_of_the_host_is_left),
     ("a_system_call_that_is_not_listed_ends_the_process", jail::refused_calls_end_the_process),
+    ("memory_comes_and_goes_in_a_jail", jail::memory_comes_and_goes),
     ("a_keeper_and_its_owner_end_together", jail::a_keeper_and_its_owner_end_together),
     ("a_guest_pauses_and_resumes_ten_times_with_its_data_whole", pause::ten_times),
     ("twenty_guests_of_one_snapshot_share_nothing", snapshot::twenty_restores),
+    ("a_spare_owner_restores_a_guest_when_told", snapshot::a_spare_restores_when_told),
     ("a_snapshot_of_two_processors_goes_on_with_both", snapshot::with_two_processors),
+    ("the_whole_program_runs_a_sandbox_and_nothing_is_left", worker::from_sign_in_to_nothing_left),
     ("snapshots_that_are_cut_changed_or_foreign_are_refused_by_name", snapshot::refusals),
     ("files_of_the_wrong_kind_are_refused_by_name_and_leave_nothing", bad_input::files_are_refused),
     ("shapes_that_no_guest_has_are_refused_with_the_limits", bad_input::shapes_are_refused),
     ("a_user_who_may_not_open_kvm_is_told_what_to_do", bad_input::permission_is_asked_for),
 ];
 
-/// Runs those whose name contains `only`, or all, and prints a line for each and one at the end.
-pub fn run(only: Option<&str>) -> Result<()> {
-    let wanted: Vec<&Case> =
-        CASES.iter().filter(|(name, _)| only.is_none_or(|only| name.contains(only))).collect();
+/// One of each kind, for whoever has five minutes.
+const CORE: &[&str] = &[
+    "the_trial_of_kvm_finds_that_it_works",
+    "a_guest_boots_answers_runs_a_command_and_is_killed",
+    "a_guest_moves_megabytes_over_its_port",
+    "a_guest_that_breaks_a_devices_rules_ends_with_a_named_reason",
+    "a_guests_process_has_nothing_of_the_host",
+    "a_system_call_that_is_not_listed_ends_the_process",
+    "memory_comes_and_goes_in_a_jail",
+    "a_keeper_and_its_owner_end_together",
+    "a_spare_owner_restores_a_guest_when_told",
+    "the_whole_program_runs_a_sandbox_and_nothing_is_left",
+    "shapes_that_no_guest_has_are_refused_with_the_limits",
+    "a_user_who_may_not_open_kvm_is_told_what_to_do",
+];
+
+/// Runs those whose name contains `only`, or a core of them, or all, so many times, and prints a line for each and one at
+/// the end.
+pub fn run(times: usize, only: Option<&str>) -> Result<()> {
+    let is_wanted = |name: &str| match only {
+        Some("core") => CORE.contains(&name),
+        Some(only) => name.contains(only),
+        None => true,
+    };
+    let chosen: Vec<&Case> = CASES.iter().filter(|(name, _)| is_wanted(name)).collect();
+    anyhow::ensure!(only != Some("core") || chosen.len() == CORE.len(), "a case of the core is not there");
+    println!("LAB chose {} of {} cases", chosen.len(), CASES.len());
+    let wanted: Vec<&Case> = std::iter::repeat_n(chosen, times).flatten().collect();
     let mut passed = 0;
     for (name, case) in &wanted {
         println!("LAB case {name}");
         let since = Instant::now();
         // A case that panics is one that fails.
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(case))
+        let outcome = limit::within(name, || std::panic::catch_unwind(AssertUnwindSafe(case)))
             .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked, see above")));
         let took = since.elapsed().as_millis();
         match outcome {

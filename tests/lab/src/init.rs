@@ -2,7 +2,7 @@
 //!
 //! Every line that is meant for `cargo x lab` begins with `LAB `.
 
-use std::{fs, path::Path};
+use std::{fs, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context as _, Result};
 use rustix::{
@@ -34,7 +34,11 @@ pub fn run() -> ! {
     if let Err(error) = prepare().and_then(|()| run_wanted(&arguments)) {
         println!("LAB broken {error:#}");
     }
-    // `cargo x lab` runs QEMU with -no-reboot: this ends it.
+    end_machine()
+}
+
+/// Ends the lab. `cargo x lab` runs QEMU with -no-reboot, so that a restart does it.
+pub fn end_machine() -> ! {
     let _ = reboot(RebootCommand::Restart);
     loop {
         std::thread::park();
@@ -51,7 +55,9 @@ fn prepare() -> Result<()> {
         ("cgroup2", "/sys/fs/cgroup"),
     ] {
         fs::create_dir_all(target).with_context(|| format!("cannot make {target}"))?;
-        mount(kind, target, kind, MountFlags::empty(), None)
+        // As `omnirun doctor` asks for it: see docs/runbooks/host.md.
+        let options = (kind == "cgroup2").then_some(c"favordynmods");
+        mount(kind, target, kind, MountFlags::empty(), options)
             .with_context(|| format!("cannot mount {target}"))?;
     }
     let mut modules: Vec<_> = fs::read_dir("/modules")
@@ -64,9 +70,25 @@ fn prepare() -> Result<()> {
         rustix::system::finit_module(&file, c"", 0)
             .with_context(|| format!("cannot load {}", path.display()))?;
     }
+    raise_loopback().context("cannot raise the loopback interface")?;
     anyhow::ensure!(Path::new("/dev/kvm").exists(), "there is no /dev/kvm");
     let version = fs::read_to_string("/proc/version").context("no version")?;
     println!("LAB up {}", version.trim());
+    Ok(())
+}
+
+/// It gets its address with that (netdevice(7), SIOCSIFFLAGS).
+fn raise_loopback() -> Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: a structure of numbers, of which zeros are none.
+    let mut wish: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in wish.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    wish.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP)?;
+    // SAFETY: the kernel reads this structure, which is of the kind that the request takes.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const wish) };
+    anyhow::ensure!(done == 0, std::io::Error::last_os_error());
     Ok(())
 }
 
@@ -84,7 +106,10 @@ fn leave_first_root() -> Result<()> {
 
 fn run_wanted(arguments: &[String]) -> Result<()> {
     match arguments.first().map(String::as_str) {
-        Some("cases") => cases::run(arguments.get(1).map(String::as_str)),
+        Some("cases") => {
+            let times = arguments.get(1).context("how often")?.parse()?;
+            cases::run(times, arguments.get(2).map(String::as_str))
+        }
         Some("bench") => bench::run(),
         other => anyhow::bail!("nothing to do: {other:?}"),
     }

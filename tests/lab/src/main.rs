@@ -2,13 +2,14 @@
 //! `/dev/kvm` that works. `cargo x lab` starts that machine and reads what is printed here on its serial port.
 //!
 //! Reading order: [`init`], then [`cases`] and what they use: [`owner`] (an owner process and its guest). [`bench`] measures,
-//! with `omnirun-bare` as the program that it starts; [`hostile`] is a guest that breaks
-//! the rules.
+//! with `omnirun-bare` as the program that it starts; [`hostile`] is a guest that breaks the rules; [`limit`] sees that
+//! nothing hangs.
 
 mod bench;
 mod cases;
 mod hostile;
 mod init;
+mod limit;
 mod owner;
 
 use std::process::ExitCode;

@@ -15,18 +15,20 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
-    MemoryMib, Millis, MonitorChoice, Purpose, Vcpus,
-    owner::{Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, Status},
+    MemoryBacking, MemoryMib, Millis, MonitorChoice, Purpose, Vcpus,
+    owner::{Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+
+use crate::limit;
 
 /// The template store in the initramfs.
 pub const STORE: &str = "/images";
 /// The owner.
 pub const PROGRAM: &str = "/omnirun-owner";
 /// How long one step may take. A boot in the lab takes seconds, eight at once a minute.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(200);
 
 /// Runs a case's future to its end.
 pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -57,10 +59,12 @@ pub fn spec(name: &str) -> OwnerSpec {
         state_dir: PathBuf::from("/tmp").join(name),
         vcpus: Vcpus(1),
         memory: MemoryMib(128),
+        backing: MemoryBacking::Anonymous,
         monitor: MonitorChoice::Kvm,
         start_from: StartFrom::Boot,
+        start_when: StartWhen::Now,
         purpose: Purpose::Sandbox,
-        boot_limit: Millis(120_000),
+        boot_limit: Millis(90_000),
     }
 }
 
@@ -80,6 +84,29 @@ impl Owner {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Starts one that waits for the word to restore its guest, and waits until its machine has been made.
+    pub async fn spare(name: &str) -> Result<Self> {
+        let mut owner = Self::begin(name, |spec| {
+            spec.start_from = StartFrom::Snapshot;
+            spec.start_when = StartWhen::Told;
+        })
+        .await?;
+        let status = owner.status().await?;
+        ensure!(status.stage == Stage::Spare, "it is not one");
+        let is_made = || !limit::thread_names(status.owner_pid).contains(&"machine".to_owned());
+        limit::wait_until("its machine is not made", Duration::from_millis(5), is_made)?;
+        Ok(owner)
+    }
+
+    /// How far the guest behind a socket is, whoever started it.
+    pub async fn stage_of(socket: &std::path::Path) -> Result<Stage> {
+        let mut requests = shake(tokio::net::UnixStream::connect(socket).await?).await?;
+        let request = Request::get("http://owner/owner/status").body(Full::new(Bytes::new()))?;
+        let answer = tokio::time::timeout(LIMIT, requests.send_request(request)).await??;
+        let text = answer.into_body().collect().await?.to_bytes();
+        Ok(serde_json::from_slice::<Status>(&text)?.stage)
     }
 
     /// Starts one and waits for nothing but its socket.
@@ -138,6 +165,11 @@ impl Owner {
         Ok(left)
     }
 
+    /// Waits for the process, which is about to end.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        limit::wait_for_exit(&mut self.process)
+    }
+
     /// What the process, which has ended, said on standard error.
     pub fn complaints(&mut self) -> String {
         complaints(&mut self.process)
@@ -146,7 +178,7 @@ impl Owner {
     /// The answer, or what was left where the process was gone before the answer was: either is what a worker gets.
     async fn end(&mut self) -> Result<Final> {
         let answer = self.ask("POST", "/owner/kill", &json!({})).await;
-        ensure!(self.process.wait()?.success(), "the owner ended badly: {}", complaints(&mut self.process));
+        ensure!(self.wait()?.success(), "the owner ended badly: {}", complaints(&mut self.process));
         answer.or_else(|_| Ok(serde_json::from_slice(&std::fs::read(self.state.join(FINAL))?)?))
     }
 
@@ -194,14 +226,18 @@ async fn connect(socket: &std::path::Path, process: &mut Child) -> Result<http2:
     let since = Instant::now();
     loop {
         if let Ok(stream) = tokio::net::UnixStream::connect(socket).await {
-            let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-            tokio::spawn(connection);
-            return Ok(requests);
+            return shake(stream).await;
         }
         ensure!(process.try_wait()?.is_none(), "the owner ended at once");
         ensure!(since.elapsed() < LIMIT, "the owner does not listen");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn shake(stream: tokio::net::UnixStream) -> Result<http2::SendRequest<Full<Bytes>>> {
+    let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(requests)
 }
 
 /// What a process that has ended said on standard error.
@@ -218,14 +254,22 @@ fn complaints(process: &mut Child) -> String {
 
 /// What the kernel's log says about the last system call that a filter refused (its audit records of type 1326).
 fn last_refused_call() -> Option<String> {
+    kernel_log().into_iter().rfind(|record| record.contains("type=1326"))
+}
+
+/// The kernel's log.
+pub fn kernel_log() -> Vec<String> {
+    read_kernel_log().unwrap_or_default()
+}
+
+fn read_kernel_log() -> Option<Vec<String>> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut log = std::fs::File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").ok()?;
     let mut record = [0; 8192];
-    let mut last = None;
+    let mut records = Vec::new();
     // Each reading is one record (Linux' Documentation/ABI/testing/dev-kmsg).
     while let Ok(length) = log.read(&mut record) {
-        let text = String::from_utf8_lossy(&record[..length]);
-        last = text.contains("type=1326").then(|| text.trim().to_owned()).or(last);
+        records.push(String::from_utf8_lossy(&record[..length]).trim().to_owned());
     }
-    last
+    Some(records)
 }

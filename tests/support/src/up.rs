@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -88,8 +89,8 @@ impl Up {
 
     /// Asks it to stop and waits until it has.
     pub async fn stop(mut self) -> Result<()> {
-        let status = Command::new("kill").args(["-TERM", &self.pid()?.to_string()]).status().await?;
-        anyhow::ensure!(status.success(), "cannot signal omnirun");
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("it has no process id")?;
+        kill_process(pid, Signal::TERM).context("cannot signal omnirun")?;
         let status =
             tokio::time::timeout(START_PATIENCE, self.child.wait()).await.context("it did not stop")??;
         anyhow::ensure!(status.success(), "omnirun ended with {status}: {}", last_lines(&self.data));

@@ -2,6 +2,7 @@
 //! one template that the cases use.
 
 use std::{
+    collections::HashSet,
     fs,
     io::BufWriter,
     path::{Path, PathBuf},
@@ -15,8 +16,15 @@ use super::archive::Archive;
 /// The one target for which static programs are built; naming it keeps build scripts and macros dynamic.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Whether the whole program is in the lab too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    With,
+    Without,
+}
+
 /// Builds the programs and packs them with the images. Answers where.
-pub fn make(root: &Path) -> Result<PathBuf> {
+pub fn make(root: &Path, server: Server) -> Result<PathBuf> {
     let built = build(root)?;
     let images = root.join(".data/images");
     let place = root.join("target/lab");
@@ -43,8 +51,38 @@ pub fn make(root: &Path) -> Result<PathBuf> {
     {
         archive.file(&format!("images/{name}"), &images.join(name))?;
     }
+    if server == Server::With {
+        add_server(&mut archive, root)?;
+    }
     archive.finish()?;
     Ok(path)
+}
+
+/// The program as it is released, with the libraries that it is linked with, where it looks for them.
+fn add_server(archive: &mut Archive<BufWriter<fs::File>>, root: &Path) -> Result<()> {
+    // Of the whole workspace, so that what it shares with the tests is built once.
+    let mut cargo = Command::new("cargo");
+    crate::output(
+        cargo.args(["build", "--quiet", "--release", "--workspace", "--bin", "omnirun"]).current_dir(root),
+    )?;
+    let program = target(root).join("release/omnirun");
+    archive.file("omnirun", &program)?;
+    let linked = crate::output(Command::new("ldd").arg(&program))?;
+    // A line for each: its name, an arrow, its path and where it was mapped; or the last two alone.
+    let libraries =
+        linked.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let mut made = HashSet::new();
+    for library in libraries.map(Path::new) {
+        let above: Vec<_> =
+            library.ancestors().skip(1).filter_map(|path| path.strip_prefix("/").ok()).collect();
+        for directory in above.into_iter().rev().filter(|path| !path.as_os_str().is_empty()) {
+            if made.insert(directory.to_owned()) {
+                archive.directory(&directory.to_string_lossy())?;
+            }
+        }
+        archive.file(library.strip_prefix("/")?.to_str().context("a library without a name")?, library)?;
+    }
+    Ok(())
 }
 
 /// An initramfs of a guest that is not booted for an agent: the same program, which finds no images there, and a
@@ -72,6 +110,9 @@ fn build(root: &Path) -> Result<PathBuf> {
             .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
             .current_dir(root),
     )?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join(TARGET).join("release"))
+    Ok(target(root).join(TARGET).join("release"))
+}
+
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

@@ -33,6 +33,9 @@ pub struct Machine<'a> {
 const BOOTS_MAX: u32 = 2;
 /// How long the lab's kernel may take to start process 1.
 const UP_MAX: Duration = Duration::from_secs(180);
+/// How long it may say nothing once it is up. Each case in it has a shorter limit, and says so: this one is for a machine
+/// that stands still itself.
+const SILENCE_MAX: Duration = Duration::from_secs(400);
 /// Memory: the initramfs twice, and eight guests.
 const MEMORY: &str = "3072";
 
@@ -101,13 +104,16 @@ impl Running {
         let since = Instant::now();
         let mut said = Vec::new();
         loop {
-            let until = if said.is_empty() { UP_MAX } else { limit };
-            match self.lines.recv_timeout(until.saturating_sub(since.elapsed())) {
+            let left = if said.is_empty() { UP_MAX } else { limit }.saturating_sub(since.elapsed());
+            match self.lines.recv_timeout(left.min(SILENCE_MAX)) {
                 Ok(line) => {
                     println!("{line}");
                     said.extend(line.strip_prefix("LAB ").map(str::to_owned));
                 }
                 Err(_) if said.is_empty() => return Ok(None),
+                Err(mpsc::RecvTimeoutError::Timeout) if since.elapsed() < limit => {
+                    bail!("the lab has said nothing for {SILENCE_MAX:?}")
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => bail!("the lab is not done after {limit:?}"),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(Some(said)),
             }

@@ -73,7 +73,18 @@ pub enum Cgroup {
         at: String,
         /// Controllers of those that limit a guest that it does not have.
         lacks: Vec<&'static str>,
+        /// How long it takes to move a task into a group, which KVM does for every machine.
+        moves: Moves,
     },
+}
+
+/// How long it takes to move a task from one cgroup to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moves {
+    /// At once: mounted with `favordynmods`.
+    Quick,
+    /// As long as all processors need to pass through the scheduler: milliseconds.
+    Slow,
 }
 
 impl Facts {
@@ -124,9 +135,12 @@ fn cgroup(root: &Path) -> Cgroup {
     if rustix::fs::access(here.join("cgroup.subtree_control"), rustix::fs::Access::WRITE_OK).is_err() {
         return Cgroup::ReadOnly { at };
     }
+    let options = mount.get(3).copied().unwrap_or_default();
+    let is_quick = options.split(',').any(|option| option == "favordynmods");
+    let moves = if is_quick { Moves::Quick } else { Moves::Slow };
     let offered = fs::read_to_string(here.join("cgroup.controllers")).unwrap_or_default();
     let lacks = CONTROLLERS.into_iter().filter(|name| !offered.split_whitespace().any(|word| word == *name));
-    Cgroup::Writable { at, lacks: lacks.collect() }
+    Cgroup::Writable { at, lacks: lacks.collect(), moves }
 }
 
 #[cfg(test)]
@@ -166,7 +180,11 @@ mod tests {
             ksm: Some("1".to_owned()),
             smt: Some("1".to_owned()),
             core_pattern: Some("|/usr/lib/collect %p".to_owned()),
-            cgroup: Cgroup::Writable { at: "/sys/fs/cgroup".to_owned(), lacks: vec!["pids"] },
+            cgroup: Cgroup::Writable {
+                at: "/sys/fs/cgroup".to_owned(),
+                lacks: vec!["pids"],
+                moves: Moves::Slow,
+            },
             qemu: Presence::Present,
             missing: vec![IMAGE_PROGRAMS[1]],
         };
@@ -193,6 +211,15 @@ mod tests {
     fn a_hierarchy_that_cannot_be_changed_is_told_from_one_that_can() {
         let facts = host(&[("proc/mounts", "c /sys/fs/cgroup/unified cgroup2 ro 0 0\n")]);
         assert_eq!(facts.cgroup, Cgroup::ReadOnly { at: "/sys/fs/cgroup/unified".to_owned() });
+    }
+
+    #[test]
+    fn a_hierarchy_that_favours_moves_is_told_from_one_that_does_not() {
+        let facts = host(&[
+            ("proc/mounts", "c /sys/fs/cgroup cgroup2 rw,nsdelegate,favordynmods 0 0\n"),
+            ("sys/fs/cgroup/cgroup.subtree_control", ""),
+        ]);
+        assert!(matches!(facts.cgroup, Cgroup::Writable { moves: Moves::Quick, .. }), "{:?}", facts.cgroup);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the facts of a host mean for sandboxes, and what to do about each. Pure.
 
-use super::facts::{Cgroup, Facts, Presence, QEMU};
+use super::facts::{Cgroup, Facts, Moves, Presence, QEMU};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,10 +139,16 @@ fn cgroup(facts: &Facts) -> Finding {
             let remedy = format!("run the worker as root, with {at} mounted writable");
             warn("cgroup", format!("{at} cannot be changed from here, so {UNLIMITED}"), remedy)
         }
-        Cgroup::Writable { at, lacks } if lacks.is_empty() => {
+        Cgroup::Writable { at, lacks, moves: Moves::Slow } if lacks.is_empty() => {
+            let remedy = format!("mount -o remount,favordynmods {at}, and in the same way at every start");
+            let text =
+                format!("version 2 in {at} limits guests, but makes each wait for milliseconds at its start");
+            warn("cgroup", text, remedy)
+        }
+        Cgroup::Writable { at, lacks, .. } if lacks.is_empty() => {
             ok("cgroup", format!("version 2 in {at} limits cpu, memory, pids and io"))
         }
-        Cgroup::Writable { at, lacks } => {
+        Cgroup::Writable { at, lacks, .. } => {
             let lacks = lacks.join(", ");
             warn("cgroup", format!("version 2 in {at} does not limit {lacks}"), BOOT)
         }
@@ -211,7 +217,11 @@ mod tests {
             ksm: Some("0".to_owned()),
             smt: Some("0".to_owned()),
             core_pattern: Some("core".to_owned()),
-            cgroup: Cgroup::Writable { at: "/sys/fs/cgroup".to_owned(), lacks: Vec::new() },
+            cgroup: Cgroup::Writable {
+                at: "/sys/fs/cgroup".to_owned(),
+                lacks: Vec::new(),
+                moves: Moves::Quick,
+            },
             qemu: Presence::Present,
             missing: Vec::new(),
         };
@@ -301,7 +311,8 @@ mod tests {
         for (cgroup, word) in [
             (Cgroup::Absent, "no cgroup v2"),
             (Cgroup::ReadOnly { at: at() }, "cannot be changed"),
-            (Cgroup::Writable { at: at(), lacks: vec!["cpu", "pids"] }, "cpu, pids"),
+            (Cgroup::Writable { at: at(), lacks: vec!["cpu", "pids"], moves: Moves::Quick }, "cpu, pids"),
+            (Cgroup::Writable { at: at(), lacks: Vec::new(), moves: Moves::Slow }, "favordynmods"),
         ] {
             check(|facts, _| facts.cgroup = cgroup, &[(Grade::Warn, "cgroup", word)]);
         }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use omnirun_vmm_api::owner::{EndReason, Final, Stage};
+use omnirun_vmm_api::owner::{EndReason, Final, Stage, StartWhen};
 use serde_json::{Value, json};
 
 use crate::support::{LIMIT, Owner, begin, is_alive, start};
@@ -80,6 +80,31 @@ async fn a_guest_that_is_ended_while_it_starts_leaves_only_its_numbers() {
     let told: Final = owner.ask("POST", "/owner/kill", &json!({"reason": "not_needed"})).await;
     assert_eq!((told.reason, told.usage.wall_ms.0), (EndReason::NotNeeded, 0));
     assert_eq!(owner.left().await, told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_waits_for_a_word_starts_with_it_and_not_before() {
+    let mut owner = begin(|spec| spec.start_when = StartWhen::Told).await;
+    let status = owner.status().await;
+    assert_eq!((status.stage, status.monitor_pid), (Stage::Spare, None));
+    let wish = json!({"sandbox_id": "sandbox-1", "hostname": "sandbox-1"});
+    assert_eq!(owner.refused("POST", "/owner/claim", &wish).await, (409, "not_ready".to_owned()));
+    for _ in 0..2 {
+        assert_eq!(owner.raw("POST", "/owner/start", &Value::Null).await.0, 204);
+        assert!(owner.status().await.monitor_pid.is_some());
+    }
+    owner.wait_for(|status| status.stage == Stage::Ready).await;
+    owner.claim("sandbox-1", Value::Null).await;
+    assert_eq!(owner.run("echo there").await["stdout"], "there\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_waits_for_a_word_can_be_ended_instead_and_another_takes_no_word() {
+    let mut owner = begin(|spec| spec.start_when = StartWhen::Told).await;
+    let told: Final = owner.ask("POST", "/owner/kill", &json!({"reason": "not_needed"})).await;
+    assert_eq!((told.reason, owner.left().await), (EndReason::NotNeeded, told));
+    let mut owner = begin(|_| ()).await;
+    assert_eq!(owner.refused("POST", "/owner/start", &Value::Null).await, (409, "not_spare".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

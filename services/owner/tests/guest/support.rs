@@ -12,8 +12,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
-    MemoryMib, MonitorChoice, Purpose, Vcpus,
-    owner::{Claimed, Final, OwnerSpec, SOCKET, Stage, StartFrom, Status, boot_limit_default},
+    MemoryBacking, MemoryMib, MonitorChoice, Purpose, Vcpus,
+    owner::{Claimed, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status, boot_limit_default},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -58,9 +58,11 @@ pub fn spec(state: &Path, template: &str) -> OwnerSpec {
         state_dir: state.into(),
         vcpus: Vcpus(1),
         memory: MemoryMib(256),
+        backing: MemoryBacking::Anonymous,
         // On every host, so that all see the same; the lab's cases have the other one.
         monitor: MonitorChoice::Qemu,
         start_from: StartFrom::Boot,
+        start_when: StartWhen::Now,
         purpose: Purpose::Sandbox,
         boot_limit: boot_limit_default(),
     }

@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, TemplateDigests, UnixMillis, Vcpus,
+    Bytes, MemoryBacking, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, TemplateDigests, UnixMillis,
+    Vcpus,
 };
 
 /// Name of the socket in the state directory.
@@ -19,6 +20,8 @@ pub const FINAL: &str = "final.json";
 
 /// `GET`: [`Status`].
 pub const STATUS: &str = "/owner/status";
+/// `POST`: 204, once the guest runs; its agent need not have answered. Only for [`StartWhen::Told`]; twice is once.
+pub const START: &str = "/owner/start";
 /// `POST` [`Claim`]: [`Claimed`]. The same sandbox again gives the same answer, another one 409 `already_claimed`.
 pub const CLAIM: &str = "/owner/claim";
 /// `POST` [`NewEnd`]: 204.
@@ -47,6 +50,18 @@ pub enum StartFrom {
     Snapshot,
 }
 
+/// When a guest comes to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartWhen {
+    /// With its owner process.
+    #[default]
+    Now,
+    /// When its owner process is told [`START`]. Until then that holds all that a guest of this template and shape needs
+    /// but its memory, which shortens a restore to a tenth.
+    Told,
+}
+
 /// What an owner process is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerSpec {
@@ -62,12 +77,18 @@ pub struct OwnerSpec {
     pub vcpus: Vcpus,
     /// Memory.
     pub memory: MemoryMib,
+    /// What the memory of a guest that is booted is.
+    #[serde(default)]
+    pub backing: MemoryBacking,
     /// Which monitor.
     #[serde(default)]
     pub monitor: MonitorChoice,
     /// Boot or restore.
     #[serde(default)]
     pub start_from: StartFrom,
+    /// At once or when told.
+    #[serde(default)]
+    pub start_when: StartWhen,
     /// Sandbox or template snapshot.
     #[serde(default)]
     pub purpose: Purpose,
@@ -85,6 +106,8 @@ pub fn boot_limit_default() -> Millis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// There is no guest yet: everything waits for [`START`].
+    Spare,
     /// Booting or being restored.
     Starting,
     /// Its agent answers; it belongs to nobody.
@@ -127,7 +150,7 @@ pub struct Status {
     pub end_ms: Option<UnixMillis>,
     /// Whether it was booted or restored: `boot` or `snapshot`; null while it starts.
     pub started_from: Option<StartFrom>,
-    /// From the start of the owner process to the agent's first answer.
+    /// From the start of the owner process, or from the word to start the guest, to the agent's first answer.
     pub answered_after_ms: Option<Millis>,
     /// What the sandbox has used.
     pub usage: Usage,

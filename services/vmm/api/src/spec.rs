@@ -19,6 +19,18 @@ pub enum MonitorChoice {
     Kvm,
 }
 
+/// What a booted guest's memory is. A restored guest's is a private view of its snapshot either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryBacking {
+    /// Anonymous: the kernel can give it large pages.
+    #[default]
+    Anonymous,
+    /// A file in memory without a name (memfd_create(2)), as a device in another process would need it. Only with our own
+    /// monitor.
+    Memfd,
+}
+
 /// What a virtual machine is for, which decides what it may do to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,6 +76,8 @@ pub struct VmSpec {
     pub vcpus: Vcpus,
     /// Its memory.
     pub memory: MemoryMib,
+    /// What that is.
+    pub backing: MemoryBacking,
     /// A directory of its own, that the monitor may use for mount points and the owner removes.
     pub state_dir: PathBuf,
     /// What it is for.

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use omnirun_vmm_api::{ImageFiles, MonitorError, Purpose, VmSpec};
+use omnirun_vmm_api::{ImageFiles, MemoryBacking, MonitorError, Purpose, VmSpec};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::failed;
 
 /// What to do about a file of the template.
 pub const REMEDY: &str = "make it again with scripts/guest-image";
@@ -38,6 +41,8 @@ pub struct Files {
     pub images: Images,
     /// What this process has in memory: proc(5), /proc/PID/statm.
     pub statm: Option<File>,
+    /// The guest's memory, where that is a file.
+    pub memory: Option<File>,
     /// Which pages of it were touched, for a snapshot. Whoever opens it as root sees where they are in the host's
     /// memory too, so no tenant's guest has it.
     pub page_map: Option<File>,
@@ -58,8 +63,16 @@ impl Files {
     /// Opens all that a guest needs. Those about this process are of the process that calls.
     pub fn open(spec: &VmSpec) -> Result<Self, MonitorError> {
         let own = |name| File::open(Path::new("/proc/self").join(name)).ok();
+        let memory = match spec.backing {
+            MemoryBacking::Anonymous => None,
+            MemoryBacking::Memfd => {
+                let made = memfd_create("guest", MemfdFlags::CLOEXEC);
+                Some(made.map_err(|errno| failed("make the memory of")(errno.into()))?.into())
+            }
+        };
         Ok(Self {
             images: Images::open(&spec.files)?,
+            memory,
             statm: own("statm"),
             page_map: if spec.purpose == Purpose::Snapshot { own("pagemap") } else { None },
         })

@@ -6,7 +6,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{VcpuFd, VmFd};
 use omnirun_vmm_api::{Bytes, Guest, MemoryMib, MonitorError, Purpose, SnapshotFiles, Stats, Vcpus, VmSpec};
 
@@ -106,16 +106,14 @@ fn assemble(
     });
     machine::add_memory(&vm, &memory, spec.memory)?;
     let bus = Arc::new(Bus::new(&vm, memory.clone(), block, console, serial.transpose()?)?);
-    let supported = kvm.device.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-    let supported = supported.map_err(|error| failed("describe a processor to")(error.into()))?;
     Ok(Parts {
         vm,
         memory,
         bus,
         ended: Arc::new(Ended::not_yet()?),
         port,
-        msrs: state::msr_list(&kvm.device)?.into(),
-        supported: supported.as_slice().to_vec(),
+        msrs: kvm.msrs.clone(),
+        supported: kvm.supported.clone(),
         files,
         filters: kvm.filters.clone(),
     })
@@ -139,7 +137,10 @@ impl KvmGuest {
         let files = kvm.files(spec)?;
         let command_line = format!("{COMMAND_LINE} {console}");
         let (vm, (memory, entry)) = kvm.machine_beside(|| {
-            let memory = Memory::empty(spec.memory)?;
+            let memory = match &files.memory {
+                Some(file) => Memory::of_memfd(spec.memory, file)?,
+                None => Memory::empty(spec.memory)?,
+            };
             let entry = boot::load(memory.ram(), spec.memory, &files.images, &command_line, announced)?;
             Ok((memory, entry))
         })?;

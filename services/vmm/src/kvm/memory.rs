@@ -45,6 +45,16 @@ pub struct Memory {
     ram: Arc<Ram>,
 }
 
+/// What is mapped.
+#[derive(Clone, Copy)]
+enum Backing<'a> {
+    Anonymous,
+    /// What is written stays in this process.
+    Private(&'a File),
+    /// What is written is in the file.
+    Shared(&'a File),
+}
+
 struct Mapping {
     reserved: NonNull<u8>,
     reserved_length: usize,
@@ -79,18 +89,25 @@ pub fn ranges(memory: MemoryMib) -> Vec<(u64, u64)> {
 impl Memory {
     /// Empty memory for a boot.
     pub fn empty(size: MemoryMib) -> Result<Self, MonitorError> {
-        Self::map(size, None)
+        Self::map(size, Backing::Anonymous)
+    }
+
+    /// The same in a file without a name, whatever it held before.
+    pub fn of_memfd(size: MemoryMib, file: &File) -> Result<Self, MonitorError> {
+        let Bytes(length) = size.bytes();
+        file.set_len(0).and_then(|()| file.set_len(length)).map_err(failed("make room for the memory"))?;
+        Self::map(size, Backing::Shared(file))
     }
 
     /// A private view of a snapshot's memory file, which must have this length and stay as it is.
     pub fn of_file(size: MemoryMib, file: &File) -> Result<Self, MonitorError> {
-        Self::map(size, Some(file))
+        Self::map(size, Backing::Private(file))
     }
 
-    fn map(size: MemoryMib, file: Option<&File>) -> Result<Self, MonitorError> {
+    fn map(size: MemoryMib, backing: Backing<'_>) -> Result<Self, MonitorError> {
         let length =
             usize::try_from(size.bytes().0).map_err(|_| failed("address the memory")(too_large()))?;
-        let mapping = Mapping::new(length, file).map_err(failed("map the memory"))?;
+        let mapping = Mapping::new(length, backing).map_err(failed("map the memory"))?;
         let mut regions = Vec::new();
         let mut offset = 0;
         for (guest, length) in ranges(size) {
@@ -197,7 +214,7 @@ fn touched(table: &File, part: &[u8]) -> io::Result<Vec<bool>> {
 const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
 impl Mapping {
-    fn new(length: usize, file: Option<&File>) -> io::Result<Self> {
+    fn new(length: usize, backing: Backing<'_>) -> io::Result<Self> {
         let reserved_length = length.checked_add(LARGE).ok_or_else(too_large)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping anywhere, that no code refers to.
@@ -207,18 +224,28 @@ impl Mapping {
         let skip = reserved.as_ptr().align_offset(LARGE);
         // SAFETY: fewer than LARGE bytes are skipped, so `length` bytes follow.
         let aligned = unsafe { reserved.add(skip) };
-        let mapping = Self { reserved, reserved_length, aligned, length, is_of_file: file.is_some() };
+        let mapping = Self {
+            reserved,
+            reserved_length,
+            aligned,
+            length,
+            is_of_file: !matches!(backing, Backing::Anonymous),
+        };
         let at = aligned.as_ptr().cast();
         let fixed = flags | MapFlags::FIXED;
         // SAFETY: the range is inside of the reservation above, which nothing uses.
         unsafe {
-            match file {
-                Some(file) => mmap(at, length, PROTECTION, fixed, file, 0)?,
-                None => mmap_anonymous(at, length, PROTECTION, fixed)?,
+            match backing {
+                Backing::Anonymous => mmap_anonymous(at, length, PROTECTION, fixed)?,
+                Backing::Private(file) => mmap(at, length, PROTECTION, fixed, file, 0)?,
+                Backing::Shared(file) => {
+                    let shared = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+                    mmap(at, length, PROTECTION, shared, file, 0)?
+                }
             };
         }
         // Wishes: a kernel without them runs guests as well. Pages of a file are as large as they are in the page cache.
-        let advices = [Some(Advice::LinuxDontDump), file.is_none().then_some(Advice::LinuxHugepage)];
+        let advices = [Some(Advice::LinuxDontDump), (!mapping.is_of_file).then_some(Advice::LinuxHugepage)];
         for advice in advices.into_iter().flatten() {
             // SAFETY: neither changes what the memory holds.
             let _ = unsafe { madvise(at, length, advice) };
@@ -266,6 +293,19 @@ mod tests {
             let mut page = [0; PAGE];
             page[at] = 1;
             assert!(!is_empty(&page) && !is_zero(&page), "{at}");
+        }
+    }
+
+    #[test]
+    fn memory_in_a_file_is_shared_with_it_and_begins_empty() {
+        let (size, file) = (MemoryMib(2), tempfile::tempfile().expect("a file for the test"));
+        for _ in 0..2 {
+            let memory = Memory::of_memfd(size, &file).expect("it is small");
+            assert_eq!(memory.ram().read_obj::<u64>(GuestAddress(4096)).expect("it is memory"), 0);
+            memory.ram().write_obj(7_u64, GuestAddress(4096)).expect("it is memory");
+            let mut bytes = [0; 8];
+            file.read_exact_at(&mut bytes, 4096).expect("it is as long as the memory");
+            assert_eq!(u64::from_le_bytes(bytes), 7);
         }
     }
 

@@ -133,7 +133,7 @@ pub fn check_processor(made_on: &[u32], here: &[u32], files: &SnapshotFiles) -> 
 mod tests {
     use std::io::Seek;
 
-    use omnirun_vmm_api::{ImageFiles, Purpose};
+    use omnirun_vmm_api::{ImageFiles, MemoryBacking, Purpose};
 
     use super::*;
 
@@ -158,8 +158,15 @@ mod tests {
         let memory = tempfile::tempfile().expect("a file for the test");
         let files = SnapshotFiles { memory, state: file, directory: "store/snapshot".into() };
         let nowhere = ImageFiles { kernel: "k".into(), initramfs: "i".into(), root: "r".into() };
-        let (vcpus, memory) = (Vcpus(1), MemoryMib(128));
-        (files, VmSpec { files: nowhere, vcpus, memory, state_dir: "s".into(), purpose: Purpose::Sandbox })
+        let spec = VmSpec {
+            files: nowhere,
+            vcpus: Vcpus(1),
+            memory: MemoryMib(128),
+            backing: MemoryBacking::Anonymous,
+            state_dir: "s".into(),
+            purpose: Purpose::Sandbox,
+        };
+        (files, spec)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use omnirun_events::unit::Timestamp;
 use omnirun_vmm_api::owner::{Stage, Status};
 use tokio::sync::oneshot;
 
-use super::{Guests, Life};
+use super::{Guests, Life, Role};
 use crate::owner::{self, Owner};
 use crate::place::VmId;
 use crate::template::Template;
@@ -40,10 +40,11 @@ async fn follow(guests: &Guests, vm: &VmId, owner: &Owner, mut closed: oneshot::
         match owner.status().await {
             Ok(status) => {
                 note(guests, vm, owner, &status);
-                if status.stage != Stage::Starting {
-                    break;
+                match status.stage {
+                    Stage::Spare => start_when_needed(guests, vm, owner, &mut closed).await,
+                    Stage::Starting => tokio::time::sleep(LOOK_EVERY).await,
+                    _ => break,
                 }
-                tokio::time::sleep(LOOK_EVERY).await;
             }
             Err(_) => {
                 tokio::time::sleep(SILENT_LOOK_EVERY).await;
@@ -60,9 +61,26 @@ async fn follow(guests: &Guests, vm: &VmId, owner: &Owner, mut closed: oneshot::
     tokio::time::sleep(LOOK_EVERY).await;
 }
 
+/// A spare has no guest until it is given a role.
+async fn start_when_needed(guests: &Guests, vm: &VmId, owner: &Owner, closed: &mut oneshot::Receiver<()>) {
+    let mut changes = guests.changes();
+    let needed = async {
+        while guests.get(vm).is_some_and(|guest| matches!(guest.role, Role::Spare(_))) {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        _ = closed => {}
+        // One that refuses, or is gone, is asked for its status next, and found out.
+        () = needed => drop(owner.start().await),
+    }
+}
+
 fn note(guests: &Guests, vm: &VmId, owner: &Owner, status: &Status) {
     let life = match status.stage {
-        Stage::Starting => Life::Starting,
+        Stage::Spare | Stage::Starting => Life::Starting,
         Stage::Ready => Life::Ready,
         Stage::Claimed | Stage::Paused | Stage::Ending => {
             Life::Claimed(status.end_ms.map(|end| Timestamp(end.0)))

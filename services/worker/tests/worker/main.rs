@@ -8,5 +8,6 @@ mod data_path;
 mod life;
 mod outbox;
 mod restart;
+mod spare;
 
 mod real;

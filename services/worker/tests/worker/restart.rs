@@ -27,7 +27,13 @@ use crate::bed::{Bed, count, names, sandbox, wait};
 
 /// The owner processes that answer below a state directory.
 pub async fn owners(state: &Path) -> Vec<Pid> {
-    let mut pids = Vec::new();
+    let statuses = statuses(state).await;
+    statuses.iter().filter_map(|status| Pid::from_raw(status.owner_pid as i32)).collect()
+}
+
+/// What they say about themselves.
+pub async fn statuses(state: &Path) -> Vec<Status> {
+    let mut found = Vec::new();
     for directory in names(&state.join("guests")) {
         let Ok(stream) = UnixStream::connect(directory.join(SOCKET)).await else { continue };
         let (mut requests, connection) =
@@ -35,12 +41,11 @@ pub async fn owners(state: &Path) -> Vec<Pid> {
         tokio::spawn(connection);
         let request =
             Request::get(format!("http://owner{STATUS}")).body(Empty::<Bytes>::new()).expect("good");
-        let answer = requests.send_request(request).await.expect("an answer");
-        let body = answer.into_body().collect().await.expect("an answer").to_bytes();
-        let status: Status = serde_json::from_slice(&body).expect("a status");
-        pids.extend(Pid::from_raw(status.owner_pid as i32));
+        let Ok(answer) = requests.send_request(request).await else { continue };
+        let Ok(body) = answer.into_body().collect().await else { continue };
+        found.push(serde_json::from_slice(&body.to_bytes()).expect("a status"));
     }
-    pids
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,14 +5,18 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm_api::owner::{EndReason, FINAL, Final, SOCKET};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::owner::{self, Owner};
+use super::snapshot::{self, from_snapshot};
+use crate::{
+    limit::wait_until,
+    owner::{self, Owner},
+};
 
 /// seccomp(2): SIGSYS ends a process that makes a call that is refused; as a shell would say it.
 const REFUSED: i32 = 128 + 31;
@@ -49,6 +53,14 @@ pub fn refused_calls_end_the_process() -> Result<String> {
         }
     }
     Ok(format!("{count} of {count} attempts ended the process"))
+}
+
+/// The C library reads no file on its own when threads take and give back much memory.
+pub fn memory_comes_and_goes() -> Result<String> {
+    let Output { status, stdout, stderr } = Command::new("/omnirun-bare").arg("memory").output()?;
+    let complained = String::from_utf8_lossy(&stderr);
+    ensure!(status.success() && stdout == b"used memory\n", "{status}, {complained:?}");
+    Ok("64 MiB of eight threads".to_owned())
 }
 
 struct Process(PathBuf);
@@ -174,27 +186,29 @@ fn check_cgroup(process: &Process, name: &str) -> Result<PathBuf> {
 /// However the process ends, its keeper says why and leaves nothing; and the process ends with its keeper.
 pub fn a_keeper_and_its_owner_end_together() -> Result<String> {
     owner::block_on(async {
-        let mut owner = Owner::start("killed", |_| ()).await?;
+        snapshot::have().await?;
+        let mut owner = Owner::start("killed", from_snapshot).await?;
         signal(owner.status().await?.owner_pid, Signal::KILL)?;
-        let status = owner.process.wait()?;
+        let status = owner.wait()?;
         let said = owner.complaints();
         ensure!(status.code() == Some(1) && said.contains("ended by signal 9"), "{status}, {said}");
         ensure!(fs::read_dir(&owner.state)?.count() == 0, "something is left");
 
-        let mut owner = Owner::start("orphan", |_| ()).await?;
+        let mut owner = Owner::start("orphan", from_snapshot).await?;
         let pid = owner.status().await?.owner_pid;
         signal(owner.process.id(), Signal::KILL)?;
-        ensure!(owner.process.wait()?.signal() == Some(9), "the keeper lives");
-        wait_until("the owner outlives its keeper", || !Path::new(&format!("/proc/{pid}/root")).exists())?;
+        ensure!(owner.wait()?.signal() == Some(9), "the keeper lives");
+        let is_gone = || !Path::new(&format!("/proc/{pid}/root")).exists();
+        wait_until("the owner outlives its keeper", Duration::from_millis(10), is_gone)?;
 
-        let mut owner = Owner::start("stopped", |_| ()).await?;
+        let mut owner = Owner::start("stopped", from_snapshot).await?;
         signal(owner.process.id(), Signal::TERM)?;
-        ensure!(owner.process.wait()?.success(), "{}", owner.complaints());
+        ensure!(owner.wait()?.success(), "{}", owner.complaints());
         ensure!(reason(&owner)? == EndReason::HostStopped, "another reason");
 
-        let mut owner = Owner::start("lost", |_| ()).await?;
+        let mut owner = Owner::start("lost", from_snapshot).await?;
         fs::remove_file(owner.state.join(SOCKET))?;
-        ensure!(owner.process.wait()?.success(), "{}", owner.complaints());
+        ensure!(owner.wait()?.success(), "{}", owner.complaints());
         ensure!(reason(&owner)? == EndReason::HostStopped, "another reason");
         Ok("4 of 4 ends".to_owned())
     })
@@ -208,13 +222,4 @@ fn signal(pid: u32, signal: Signal) -> Result<()> {
 fn reason(owner: &Owner) -> Result<EndReason> {
     let left: Final = serde_json::from_slice(&fs::read(owner.state.join(FINAL))?)?;
     Ok(left.reason)
-}
-
-fn wait_until(otherwise: &'static str, is_so: impl Fn() -> bool) -> Result<()> {
-    let since = Instant::now();
-    while !is_so() {
-        ensure!(since.elapsed() < Duration::from_secs(30), otherwise);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
 }

@@ -18,10 +18,6 @@ use super::{
 #[derive(Debug)]
 pub struct Filter(BpfProgram);
 
-/// Heaps that threads share. Where this is not said, the C library looks for the number of processors in a file, as
-/// soon as there are many threads.
-const HEAPS_MAX: libc::c_int = 4;
-
 /// Calls that a part of a program looks through one by one.
 const PART_MAX: usize = 8;
 
@@ -54,10 +50,17 @@ impl Filter {
     }
 }
 
+/// Has all threads share the first heap. Of others the C library reads files without being asked: how many processors
+/// there are before it makes one, and how the host gives out memory before it gives some back.
+///
+/// The calling thread must be the only one so far: a heap that another one has got stays.
+pub fn share_one_heap() {
+    // SAFETY: it stores a number, under the C library's own lock.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Puts the calling thread, and what it starts from now on, under the owner's filter.
 pub fn seal() -> Result<(), MonitorError> {
-    // SAFETY: it stores a number, under the C library's own lock.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX) };
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     compile(lists::ABSENT, SeccompAction::Allow, absent)?.apply()?;
     Filter::of(lists::OWNER)?.apply()

@@ -21,7 +21,7 @@ use rustix::{
 };
 use vmm_sys_util::signal::register_signal_handler;
 
-use super::{Shape, User, cgroup::Cgroup, rights, root, step};
+use super::{Shape, User, cgroup::Cgroup, filter, rights, root, step};
 
 /// Which of the two a caller has become.
 pub enum Side {
@@ -86,6 +86,7 @@ pub fn divide(name: &str, shape: Shape, disk: &Path) -> Result<Side, MonitorErro
     };
     let Some(born) = step("make a process", clone(user, cgroup.as_ref()))? else {
         drop(ours);
+        filter::share_one_heap();
         // The keeper has its own, and removes it.
         cgroup.into_iter().for_each(Cgroup::leave);
         return Ok(Side::Inside(Door { user, channel: theirs }));

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use omnirun_vmm::{
     kvm::{
         Kvm,
@@ -22,7 +22,9 @@ use omnirun_vmm::{
     },
     store::Template,
 };
-use omnirun_vmm_api::{Guest, ImageFiles, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec};
+use omnirun_vmm_api::{
+    Guest, ImageFiles, MemoryBacking, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec,
+};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -34,13 +36,20 @@ const BENCH_INITRAMFS: &str = "/bench/initramfs.cpio";
 /// The one whose process 1 is hostile.
 const HOSTILE_INITRAMFS: &str = "/bench/hostile.cpio";
 
+/// A guest is idle when it was seen so often to use less than this between two looks.
+const IDLE_LOOKS: u32 = 5;
+const IDLE_LOOK_EVERY: Duration = Duration::from_millis(50);
+const IDLE_MS: u64 = 5;
+const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`, each also
-/// after the word `jailed`, and `refused LIST CALL`, which has a filter refuse a system call.
+/// after the word `jailed`; `refused LIST CALL`, which has a filter refuse a system call; and `memory`, which takes and gives
+/// back memory in a jail.
 fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let door = match words.first() {
-        Some(&"jailed" | &"refused") => {
+        Some(&"jailed" | &"refused" | &"memory") => {
             let name = format!("bare-{}", std::process::id());
             let shape = Shape { vcpus: Vcpus(1), memory: MemoryMib(2048), purpose: Purpose::Sandbox };
             match jail::divide(&name, shape, Path::new(STORE))? {
@@ -52,6 +61,7 @@ fn main() -> Result<ExitCode> {
     };
     match words[..] {
         ["refused", list, call] => refused::attempt(door.context("no jail")?, list, call)?,
+        ["memory"] => refused::use_memory(door.context("no jail")?)?,
         ["jailed", ref mode @ ..] => run(mode, door)?,
         ref mode => run(mode, None)?,
     }
@@ -123,7 +133,14 @@ fn files() -> Result<ImageFiles> {
 }
 
 fn spec(files: ImageFiles, memory: MemoryMib) -> VmSpec {
-    VmSpec { files, vcpus: Vcpus(1), memory, state_dir: PathBuf::from("/tmp"), purpose: Purpose::Snapshot }
+    VmSpec {
+        files,
+        vcpus: Vcpus(1),
+        memory,
+        backing: MemoryBacking::Anonymous,
+        state_dir: PathBuf::from("/tmp"),
+        purpose: Purpose::Snapshot,
+    }
 }
 
 fn say(line: &str) -> Result<()> {
@@ -151,7 +168,7 @@ fn snapshot(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
     port.read_exact(&mut [0; 9])?;
     say("answered")?;
     drop(port);
-    std::thread::sleep(Duration::from_millis(500));
+    wait_idle(&mut *guest)?;
     fs::create_dir_all(directory)?;
     let create = |name| File::create_new(directory.join(name));
     let files =
@@ -162,6 +179,20 @@ fn snapshot(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
     guest.snapshot(files)?;
     say(&format!("snapshot {} {}", paused.as_micros(), since.elapsed().as_micros()))?;
     hold(&mut *guest)
+}
+
+/// Waits until the guest has nothing to do: its agent has seen that the host has gone.
+fn wait_idle(guest: &mut dyn Guest) -> Result<()> {
+    let since = Instant::now();
+    let (mut used, mut idle) = (guest.stats()?.vcpu, 0);
+    while idle < IDLE_LOOKS {
+        ensure!(since.elapsed() < IDLE_WAIT_MAX, "the guest is busy for no reason");
+        std::thread::sleep(IDLE_LOOK_EVERY);
+        let now = guest.stats()?.vcpu;
+        idle = if now.0 <= used.0 + IDLE_MS { idle + 1 } else { 0 };
+        used = now;
+    }
+    Ok(())
 }
 
 fn open(directory: &Path) -> Result<SnapshotFiles> {

@@ -1,6 +1,15 @@
-//! A process in its jail that tries what is refused to it. It says what it sees of the host first; the attempt ends it.
+//! A process in its jail that tries what is refused to it. It says what it sees of the host first; the attempt ends it. And
+//! one that does what must not be refused.
 
-use std::{fs, net::UdpSocket, os::unix::net::UnixStream, path::Path, process::Command, ptr};
+use std::{
+    fs,
+    net::UdpSocket,
+    os::unix::net::UnixStream,
+    path::Path,
+    process::Command,
+    ptr,
+    sync::{Arc, Barrier},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm::kvm::jail::{
@@ -39,6 +48,31 @@ const ATTEMPTS: &[Attempt] = &[
         unsafe { mmap_anonymous(ptr::null_mut(), 4096, all, MapFlags::PRIVATE) }.is_ok()
     }),
 ];
+
+/// Threads that take memory, more than the C library's heaps have at first, in pieces that it gives back in part.
+const TAKERS: usize = 8;
+const TAKEN_BYTES: usize = 8 << 20;
+const PIECE_BYTES: usize = 1 << 10;
+
+/// Closes the door and takes and gives back memory from several threads at a time, which nobody minds.
+pub fn use_memory(door: Door) -> Result<()> {
+    door.close(Path::new(super::STORE))?;
+    filter::seal()?;
+    let together = Arc::new(Barrier::new(TAKERS));
+    let take = |_| {
+        let together = together.clone();
+        std::thread::spawn(move || {
+            let pieces: Vec<_> = (0..TAKEN_BYTES / PIECE_BYTES).map(|_| vec![1_u8; PIECE_BYTES]).collect();
+            together.wait();
+            pieces.len()
+        })
+    };
+    let threads: Vec<_> = (0..TAKERS).map(take).collect();
+    for thread in threads {
+        thread.join().map_err(|_| anyhow::anyhow!("it panicked"))?;
+    }
+    super::say("used memory")
+}
 
 /// Closes the door and tries it as a thread with that list. Returns only when nobody minds.
 pub fn attempt(door: Door, list: &str, call: &str) -> Result<()> {
