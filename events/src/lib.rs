@@ -37,4 +37,4 @@ pub use event::Event;
 pub use id::{AccountId, ChallengeId, CommitId, HostId, KeyId, SandboxId, TokenId};
 pub use log::{Append, Batch, Entry, Erase, Position, Queue, Read, Sequence, Stored};
 pub use subject::{Filter, Log, Slot, Subject, SubjectKind};
-pub use unit::{Mebibytes, Millis, Timestamp, Vcpus};
+pub use unit::{Day, Mebibytes, MicroCents, Millis, Timestamp, Vcpus};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use omnirun_billing::{Plans, rate};
+use omnirun_billing::{Plans, billed, rate};
+use omnirun_events::unit::{StandardMillis, Timestamp};
 use omnirun_gateway::{MicroCents, Pricing};
 use omnirun_projections::usage::SandboxUsage;
 
@@ -43,7 +44,8 @@ impl PlanPricing {
 impl Pricing for PlanPricing {
     fn price(&self, plan: &str, usage: &[&SandboxUsage]) -> Option<MicroCents> {
         let plan = self.0.get(plan)?;
-        let used = usage.iter().filter_map(|used| Some(used.shape?.weigh(used.meter.wall)));
-        Some(MicroCents(rate(plan, used).amount.0))
+        let used = usage.iter().filter_map(|used| Some(billed(used.shape?, used.meter.wall)));
+        let used = used.fold(StandardMillis::ZERO, StandardMillis::plus);
+        Some(MicroCents(rate(plan.price_at(Timestamp(u64::MAX)), used).amount.0))
     }
 }

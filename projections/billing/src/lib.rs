@@ -1,9 +1,6 @@
 //! What use costs and what a plan allows: plans as data, calendar months, rating. Pure: no clock, no files.
 //!
-//! Reading order: [`money`], [`calendar`], [`plans`], [`rating`]. Deciding about a request is the commands service's; metering is
-//! the worker's. Statements are not here.
-
-pub mod money;
+//! Reading order: [`calendar`], [`plans`], [`rating`]. Deciding about a request is the commands service's; metering is the worker's.
 
 pub mod calendar;
 pub mod plans;
@@ -11,6 +8,5 @@ pub mod plans;
 pub mod rating;
 
 pub use calendar::Period;
-pub use money::MicroCents;
-pub use plans::{Plan, Plans, PlansError};
-pub use rating::{Bill, rate, used_in};
+pub use plans::{Plan, Plans, PlansError, Price};
+pub use rating::{Bill, billed, rate};
