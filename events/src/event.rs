@@ -11,7 +11,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserializer, Serialize};
 
 use crate::envelope::Role;
-use crate::{account, auth, host, keys, sandbox, token, usage};
+use crate::{account, auth, billing, host, keys, sandbox, token, usage};
 
 /// Name and version under which an event is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
@@ -121,6 +121,9 @@ events! {
     SandboxStarted(sandbox::SandboxStarted) = "sandbox.started", 1, by Worker;
     SandboxStopped(sandbox::SandboxStopped) = "sandbox.stopped", 1, by Worker;
     UsageMetered(usage::UsageMetered) = "usage.metered", 1, by Worker;
+    StatementClosed(billing::StatementClosed) = "billing.statement_closed", 1, by Commands;
+    StatementCorrected(billing::StatementCorrected) = "billing.statement_corrected", 1, by Commands;
+    UsageNoticed(billing::UsageNoticed) = "billing.usage_noticed", 1, by Commands;
     HostJoined(host::HostJoined) = "host.joined", 1, by Worker;
     HostLeft(host::HostLeft) = "host.left", 1, by Worker;
     KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;

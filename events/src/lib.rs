@@ -14,6 +14,7 @@ pub mod subject;
 
 pub mod account;
 pub mod auth;
+pub mod billing;
 pub mod host;
 pub mod keys;
 pub mod sandbox;
