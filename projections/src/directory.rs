@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::accounts::Accounts;
 use crate::hosts::Hosts;
 use crate::sandboxes::Sandboxes;
+use crate::standings::Standings;
 use crate::tokens::Tokens;
 use crate::{Fact, Fold};
 
@@ -19,16 +20,19 @@ pub struct Directory {
     pub sandboxes: Sandboxes,
     /// Where those run.
     pub hosts: Hosts,
+    /// What of their bills was closed and told.
+    pub standings: Standings,
 }
 
 impl Fold for Directory {
     const NAME: &'static str = "directory";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn apply(&mut self, fact: &Fact<'_>) {
         self.accounts.apply(fact);
         self.tokens.apply(fact);
         self.sandboxes.apply(fact);
         self.hosts.apply(fact);
+        self.standings.apply(fact);
     }
 }

@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod hosts;
 pub mod sandboxes;
+pub mod standings;
 pub mod tokens;
 
 pub mod directory;

@@ -62,14 +62,15 @@ pub fn statement_due(ledger: &Ledger, plan: &Plan, now: Timestamp) -> Option<Sta
     None
 }
 
-/// The highest percentage that was reached this month. Whether the account was told is the writer's to know.
+/// The highest percentage that was reached this month, unless the account was told of it.
 pub fn notice_due(ledger: &Ledger, plan: &Plan, now: Timestamp) -> Option<UsageNoticed> {
     let period = ledger.period(now);
     let included = plan.price_at(period.start).included;
     let used = ledger.used(period);
     let reached = |percent: u8| u128::from(used.0) * 100 >= u128::from(included.0) * u128::from(percent);
     let percent = NOTICES.into_iter().rev().find(|percent| included.0 > 0 && reached(*percent))?;
-    Some(UsageNoticed { start: period.start, percent, used, included })
+    let is_new = !ledger.was_told(period.start, percent);
+    is_new.then_some(UsageNoticed { start: period.start, percent, used, included })
 }
 
 #[cfg(test)]

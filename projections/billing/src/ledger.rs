@@ -38,6 +38,8 @@ pub struct Ledger {
     /// Sandboxes that ran since then, or may have.
     sandboxes: BTreeMap<SandboxId, Running>,
     statements: Vec<Closed>,
+    /// The latest month that the account was told about, and the highest percentage that it was told.
+    noticed: Option<(Timestamp, u8)>,
 }
 
 /// A closed month.
@@ -93,7 +95,13 @@ impl Ledger {
             closed_through: Timestamp(0),
             sandboxes: BTreeMap::new(),
             statements: Vec::new(),
+            noticed: None,
         }
+    }
+
+    /// Whether the account was told of this percentage, or a higher one, in the month that begins at `start`.
+    pub fn was_told(&self, start: Timestamp, percent: u8) -> bool {
+        self.noticed >= Some((start, percent))
     }
 
     /// The account's month that `at` lies in.
@@ -244,6 +252,9 @@ impl Fold for Billing {
                 if let Some(closed) = closed.find(|closed| closed.statement.start == corrected.start) {
                     closed.corrections.push((fact.at, corrected.correction, corrected.amount));
                 }
+            }
+            (SubjectKind::Billing(_), Event::UsageNoticed(noticed)) => {
+                ledger.noticed = ledger.noticed.max(Some((noticed.start, noticed.percent)));
             }
             _ => {}
         }

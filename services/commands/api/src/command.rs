@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
+use omnirun_events::billing::{StatementClosed, StatementCorrected, UsageNoticed};
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
 use omnirun_events::sandbox::Network;
 use omnirun_events::sealing::Sealed;
@@ -197,6 +198,27 @@ pub enum Command {
         /// From now.
         timeout: Seconds,
     },
+    /// Close a month for good. For the projector; an account's owner may not.
+    CloseStatement {
+        /// Whose.
+        account: AccountId,
+        /// The month, rated.
+        statement: Box<StatementClosed>,
+    },
+    /// Say that a closed month costs more or less. For operators; an account's owner may not.
+    CorrectStatement {
+        /// Whose.
+        account: AccountId,
+        /// Which month, and by how much.
+        corrected: StatementCorrected,
+    },
+    /// Tell the account by mail how much of its month is used, once for each percentage. For the projector.
+    SendUsageNotice {
+        /// Whose.
+        account: AccountId,
+        /// What was reached.
+        noticed: UsageNoticed,
+    },
     /// Open sealed fields of one account. Changes nothing; only the commands service holds the keys.
     OpenFields {
         /// Whose.
@@ -218,12 +240,15 @@ impl Command {
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
+            Self::CloseStatement { .. } => "cmd.billing.close_statement",
+            Self::CorrectStatement { .. } => "cmd.billing.correct_statement",
+            Self::SendUsageNotice { .. } => "cmd.billing.send_usage_notice",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 9] = [
+    pub const SUBJECTS: [&'static str; 12] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.token.create",
@@ -232,6 +257,9 @@ impl Command {
         "cmd.sandbox.request",
         "cmd.sandbox.stop",
         "cmd.sandbox.extend_timeout",
+        "cmd.billing.close_statement",
+        "cmd.billing.correct_statement",
+        "cmd.billing.send_usage_notice",
         "cmd.account.open_fields",
     ];
 }

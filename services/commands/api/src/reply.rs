@@ -73,6 +73,14 @@ pub enum Outcome {
         /// Its new end.
         end_at: Timestamp,
     },
+    /// The month is closed, now or by an earlier try.
+    StatementClosed,
+    /// The correction stands.
+    StatementCorrected,
+    /// The account is told; its mail is on the way.
+    UsageNoticed,
+    /// The account was told before, or its month is another by now.
+    UsageAlreadyNoticed,
     /// The opened fields in the order asked; none where the key is destroyed or the field was sealed elsewhere.
     FieldsOpened(
         /// The plain texts.

@@ -33,12 +33,17 @@ pub fn terms<'a>(
     now: Timestamp,
 ) -> Result<Terms<'a>, Rejection> {
     let known = directory.accounts.get(account).ok_or_else(not_found)?;
-    let plan = plans.get(&known.plan).ok_or_else(|| {
-        let message = "The account's plan is not in this deployment's plans file; an operator has to add it.";
-        Rejection::retryable(Code::Busy, message, Millis(60_000))
-    })?;
+    let plan = plan_of(plans, &known.plan)?;
     let period = Period::of(known.opened_at, now);
     Ok(Terms { plan, period, price: plan.price_at(period.start) })
+}
+
+/// The plan with this name; one that a plans file does not have any more is an operator's mistake.
+pub(crate) fn plan_of<'a>(plans: &'a Plans, name: &str) -> Result<&'a Plan, Rejection> {
+    plans.get(name).ok_or_else(|| {
+        let message = "The account's plan is not in this deployment's plans file; an operator has to add it.";
+        Rejection::retryable(Code::Busy, message, Millis(60_000))
+    })
 }
 
 impl Terms<'_> {

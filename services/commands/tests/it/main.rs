@@ -2,6 +2,7 @@
 
 mod support;
 
+mod billing;
 mod bus;
 mod deciders;
 mod idempotency;

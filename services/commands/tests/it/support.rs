@@ -52,8 +52,22 @@ impl Mailbox {
             loop {
                 let arrived = self.arrived.notified();
                 if let Some(mail) = self.mails.lock().expect("no panics").get(n - 1) {
-                    let Content::SignInCode { code, .. } = &mail.content;
+                    let Content::SignInCode { code, .. } = &mail.content else { panic!("mail {n} has no code") };
                     return code.0.clone();
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the mail arrives")
+    }
+
+    /// Mail number `n` (from 1), once it has arrived.
+    pub async fn mail(&self, n: usize) -> Mail {
+        let wait = async {
+            loop {
+                let arrived = self.arrived.notified();
+                if let Some(mail) = self.mails.lock().expect("no panics").get(n - 1) {
+                    return mail.clone();
                 }
                 arrived.await;
             }
