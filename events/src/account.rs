@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::ReceiptId;
 use crate::sealing::Sealed;
 
 /// Name of the sealed field that holds the address; part of its associated data.
@@ -21,3 +22,41 @@ pub struct AccountOpened {
 /// expected, after its index of addresses had reached it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressClaimed {}
+
+/// The account is being erased and nothing is admitted for it any more; all its credentials are dead from here on. On the account's
+/// subject and, in the same batch, on its admission subject, so that no request that was decided before can still be appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountClosing {
+    /// Names this erasure, in what the person is told and in the tombstones. Random: it says nothing of the account.
+    pub receipt: ReceiptId,
+}
+
+/// Every sandbox of a closing account is final. A host that has said everything up to this record's position has nothing more to say
+/// about the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountQuiet {}
+
+/// What became of the mail with the receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiptMail {
+    /// The mail server took it.
+    Sent,
+    /// It could not be sent for as long as is reasonable; the erasure does not wait for it.
+    GivenUp,
+}
+
+/// The receipt is on its way, so that the key that opens the address is not needed any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptIssued {
+    /// What became of the mail.
+    pub mail: ReceiptMail,
+}
+
+/// The account's keys are destroyed: nothing that was sealed under them can be read again. The last event of the account's subject; folds
+/// drop everything of the account here. Its records follow under a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountClosed {
+    /// The same as in [`AccountClosing`].
+    pub receipt: ReceiptId,
+}

@@ -46,7 +46,7 @@ pub enum Actor {
 }
 
 /// SHA-256 that links a record to the one before it on its subject.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RecordHash(#[serde(with = "serde_bytes")] pub [u8; 32]);
 
 impl RecordHash {

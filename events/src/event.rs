@@ -11,7 +11,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserializer, Serialize};
 
 use crate::envelope::Role;
-use crate::{account, auth, billing, host, keys, sandbox, token, usage};
+use crate::{account, auth, billing, erasure, host, keys, ops, sandbox, token, usage};
 
 /// Name and version under which an event is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
@@ -129,4 +129,11 @@ events! {
     KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;
     KeyRetired(keys::KeyRetired) = "key.retired", 1, by Root;
     DataKeyWrapped(keys::DataKeyWrapped) = "data_key.wrapped", 1, by Commands;
+    AccountClosing(account::AccountClosing) = "account.closing", 1, by Commands;
+    AccountQuiet(account::AccountQuiet) = "account.quiet", 1, by Commands;
+    ReceiptIssued(account::ReceiptIssued) = "account.receipt_issued", 1, by Commands;
+    AccountClosed(account::AccountClosed) = "account.closed", 1, by Commands;
+    RecordsErased(erasure::RecordsErased) = "records.erased", 1, by Commands;
+    HostCaughtUp(host::HostCaughtUp) = "host.caught_up", 1, by Worker;
+    OpsActed(ops::OpsActed) = "ops.acted", 1, by Commands;
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Digest;
+use crate::log::Sequence;
 use crate::unit::{Mebibytes, Vcpus};
 
 /// A template that a host can start.
@@ -36,3 +37,11 @@ pub struct HostJoined {
 /// The worker was stopped in order; its sandboxes had ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostLeft {}
+
+/// Everything that this host will ever say about sandboxes that were final at a position is on the log. Said only while an account is being
+/// erased, which waits for it; no account is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCaughtUp {
+    /// The position in EVENTS.
+    pub through: Sequence,
+}

@@ -128,6 +128,8 @@ ids! {
     ChallengeId;
     /// One commit: the records that a writer appended together. A retry carries the same id.
     CommitId;
+    /// One erasure of an account. Random, never derived from the account.
+    ReceiptId;
     /// One command on the bus; see `services/commands/api`.
     CommandId;
     /// One signing key: the first 16 bytes of SHA-256 over its role's label and its public half.

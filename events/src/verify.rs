@@ -2,8 +2,11 @@
 //!
 //! Two kinds of findings. A [`Fault`] means that the log itself is damaged or forged: whoever follows it stops. A [`Verdict::Ignored`]
 //! record is well made but says what its key may not say: it is reported, folds never see it, and the chain goes on through it.
+//!
+//! A record that a tombstone names is neither: it counts as gone, see [`crate::erasure`].
 
 mod opened;
+mod tombstones;
 
 use std::collections::HashMap;
 
@@ -11,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::DecodeError;
 use crate::envelope::{Actor, Head, Record, Role};
+use crate::erasure::Erased;
 use crate::event::Event;
 use crate::id::{HostId, KeyId};
 use crate::keyring::{EnrolError, KeyRing, RingEntry, RingState};
@@ -19,6 +23,7 @@ use crate::signing::WeakKey;
 use crate::subject::{Log, Subject, SubjectKind};
 
 pub use opened::Opened;
+pub use tombstones::{TombstonesError, tombstones};
 
 use opened::Content;
 
@@ -31,6 +36,14 @@ pub struct Fault {
     /// What is wrong.
     #[source]
     pub kind: FaultKind,
+}
+
+impl Fault {
+    /// Whether a tombstone that the reader has not seen yet may explain it: the records before this one may have been removed while it was
+    /// reading. It reads the tombstones and checks once more.
+    pub fn may_be_erasure(&self) -> bool {
+        matches!(self.kind, FaultKind::Gap { .. } | FaultKind::Chain { .. })
+    }
 }
 
 /// What is wrong with a record.
@@ -98,6 +111,11 @@ pub enum Ignored {
     Actor,
     /// It enrols a key that cannot be accepted.
     Enrolment(String),
+    /// A worker speaks for a sandbox of an account that is not there: it was erased, and this came too late. It is harmless, and it goes with
+    /// the next tombstone.
+    Erased,
+    /// A tombstone that names positions which were not written yet.
+    Tombstone,
 }
 
 /// What is to be done with a record.
@@ -107,6 +125,8 @@ pub enum Verdict {
     Believed(Record),
     /// It is reported and skipped.
     Ignored(Record, Ignored),
+    /// A tombstone says that it is gone: it is skipped as if it were not there.
+    Erased,
 }
 
 /// How much of a record is checked.
@@ -123,6 +143,9 @@ pub enum Depth {
 pub struct Verifier {
     ring: KeyRing,
     subjects: HashMap<Subject, Known>,
+    erased: Erased,
+    /// Subjects that a tombstone has taken and whoever folds has not asked for yet.
+    forgotten: Vec<SubjectKind>,
 }
 
 /// What is known of a subject.
@@ -149,12 +172,14 @@ pub struct VerifierState {
     pub owners: Vec<(Subject, HostId)>,
     /// The key ring.
     pub ring: RingState,
+    /// What tombstones have said: positions and hashes, no subjects.
+    pub erased: Erased,
 }
 
 impl Verifier {
     /// A verifier that has read nothing.
     pub fn new(ring: KeyRing) -> Self {
-        Self { ring, subjects: HashMap::new() }
+        Self { ring, subjects: HashMap::new(), erased: Erased::default(), forgotten: Vec::new() }
     }
 
     /// The key ring so far.
@@ -178,7 +203,7 @@ impl Verifier {
         let mut owners: Vec<_> =
             known().filter_map(|(subject, known)| Some((subject.clone(), known.owner?))).collect();
         owners.sort();
-        VerifierState { heads, owners, ring: self.ring.state() }
+        VerifierState { heads, owners, ring: self.ring.state(), erased: self.erased.clone() }
     }
 
     /// The verifier that [`Self::state`] was taken of.
@@ -190,7 +215,8 @@ impl Verifier {
         for (subject, host) in state.owners {
             subjects.entry(subject).or_default().owner = Some(host);
         }
-        Ok(Self { ring: KeyRing::from_state(state.ring)?, subjects })
+        let ring = KeyRing::from_state(state.ring)?;
+        Ok(Self { ring, subjects, erased: state.erased, forgotten: Vec::new() })
     }
 
     /// The host that claimed a sandbox, if one has.
@@ -198,14 +224,9 @@ impl Verifier {
         self.subjects.get(&sandbox)?.owner
     }
 
-    /// Forgets subjects that were purged whole under a tombstone, so that a later record on one starts it anew.
-    pub fn forget(&mut self, purged: impl Fn(&Subject) -> bool) {
-        self.subjects.retain(|subject, _| !purged(subject));
-    }
-
-    /// Takes note that a subject starts after `version` and `hash`, as retention's tombstone says.
-    pub fn start_at(&mut self, subject: Subject, head: Head) {
-        self.subjects.entry(subject).or_default().head = head;
+    /// Every subject that has records, as far as this verifier has read.
+    pub fn subjects(&self) -> impl Iterator<Item = (&Subject, Head)> {
+        self.subjects.iter().map(|(subject, known)| (subject, known.head))
     }
 
     /// Checks the next record of `log`. Records of one log come in order; those of EVENTS before the usage of their sandboxes.
@@ -234,6 +255,9 @@ impl Verifier {
         content: Result<Content, DecodeError>,
         depth: Depth,
     ) -> Result<Verdict, FaultKind> {
+        if self.is_erased(log, stored) {
+            return Ok(Verdict::Erased);
+        }
         let Content { record, hash } = content.map_err(FaultKind::Decode)?;
         let subject = &record.header.subject;
         if *subject != stored.subject {
@@ -244,7 +268,12 @@ impl Verifier {
             return Err(FaultKind::Log { subject: subject.clone() });
         }
         let mut known = self.subjects.get_mut(subject);
-        let last = known.as_ref().map_or(Head::EMPTY, |known| known.head);
+        let mut last = known.as_ref().map_or(Head::EMPTY, |known| known.head);
+        let (before, previous) = (record.header.version.saturating_sub(1), record.header.previous);
+        if known.is_none() && subject.kind().account().is_some() && self.erased.starts_after(before, previous)
+        {
+            last = Head { version: before, hash: previous, ..Head::EMPTY };
+        }
         if record.header.version != last.version.saturating_add(1) {
             return Err(FaultKind::Gap {
                 subject: subject.clone(),
@@ -252,7 +281,7 @@ impl Verifier {
                 found: record.header.version,
             });
         }
-        if record.header.previous != last.hash {
+        if previous != last.hash {
             return Err(FaultKind::Chain { subject: subject.clone() });
         }
         let key = record.header.key;
@@ -302,22 +331,28 @@ impl Verifier {
             Event::SandboxClaimed(claimed) => Some(claimed.host),
             _ => None,
         });
-        let claims = claimed.next() == Some(host);
+        let first = claimed.next();
+        let (claims, is_claim) = (first == Some(host), first.is_some());
         if claimed.any(|other| other != host) {
             return Err(Ignored::ForeignHost);
         }
-        let is_own = match kind {
-            SubjectKind::Host(subject) => subject == host,
+        let (is_own, owner) = match kind {
+            SubjectKind::Host(subject) => (subject == host, Some(subject)),
             SubjectKind::Sandbox(..) => match self.owner(kind) {
-                Some(owner) => owner == host,
-                None => claims && record.header.version == 1,
+                Some(owner) => (owner == host, Some(owner)),
+                None => (claims && record.header.version == 1, None),
             },
             SubjectKind::Usage(_, account, sandbox) => {
-                self.owner(SubjectKind::Sandbox(account, sandbox)) == Some(host)
+                let owner = self.owner(SubjectKind::Sandbox(account, sandbox));
+                (owner == Some(host), owner)
             }
-            _ => false,
+            _ => (false, None),
         };
-        if is_own { Ok(()) } else { Err(Ignored::ForeignHost) }
+        match is_own {
+            true => Ok(()),
+            false if owner.is_none() && !is_claim && self.is_of_no_account(kind) => Err(Ignored::Erased),
+            false => Err(Ignored::ForeignHost),
+        }
     }
 
     /// Takes note of what changes who is believed.
@@ -333,6 +368,7 @@ impl Verifier {
                 }
                 self.ring = ring;
             }
+            SubjectKind::Erasure => self.bury(record, stored)?,
             SubjectKind::Sandbox(..) => {
                 for event in &record.events {
                     if let Event::SandboxClaimed(claimed) = event

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use omnirun_events::event::Event;
 use omnirun_events::host::HostJoined;
 use omnirun_events::id::HostId;
+use omnirun_events::log::Sequence;
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ pub struct Host {
     pub offer: HostJoined,
     /// Whether it has left in order since.
     pub has_left: bool,
+    /// Everything it will ever say about sandboxes that were final at this position of EVENTS is on the log.
+    pub caught_up: Sequence,
 }
 
 /// Every host that ever joined.
@@ -48,8 +51,15 @@ impl Hosts {
         let SubjectKind::Host(id) = fact.kind else { return };
         match fact.event {
             Event::HostJoined(joined) => {
-                let host = Host { joined_at: fact.at, offer: joined.clone(), has_left: false };
+                let caught_up = self.hosts.get(&id).map_or(Sequence::NONE, |host| host.caught_up);
+                let host = Host { joined_at: fact.at, offer: joined.clone(), has_left: false, caught_up };
                 self.hosts.insert(id, host);
+            }
+            Event::HostCaughtUp(caught_up) => {
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    // Nobody can know what comes after their own word.
+                    host.caught_up = host.caught_up.max(caught_up.through.min(fact.sequence));
+                }
             }
             Event::HostLeft(_) => {
                 if let Some(host) = self.hosts.get_mut(&id) {

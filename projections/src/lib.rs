@@ -6,6 +6,7 @@
 //! Reading order: [`Fold`] and [`Fact`], then one file per read model, then [`directory`], the one that answers requests.
 
 pub mod accounts;
+pub mod erasures;
 pub mod hosts;
 pub mod sandboxes;
 pub mod standings;
@@ -56,6 +57,10 @@ pub trait Fold: Default + Clone + Serialize + DeserializeOwned + Send + Sync + '
 
     /// Takes one event in. Total: an event that makes no sense here changes nothing.
     fn apply(&mut self, fact: &Fact<'_>);
+
+    /// Drops what came of a subject of which every record that was folded so far is gone: a tombstone has taken them. Afterwards the state is
+    /// the one that a rebuild makes, which never sees those records. A subject of which nothing is known changes nothing.
+    fn forget(&mut self, subject: SubjectKind);
 
     /// Takes in every event of a believed record.
     fn apply_record(&mut self, stored: &Stored, record: &Record) {

@@ -161,6 +161,24 @@ impl Sandboxes {
         }
     }
 
+    pub(crate) fn drop_account(&mut self, account: AccountId) {
+        for id in self.by_account.remove(&account).unwrap_or_default() {
+            self.sandboxes.remove(&id);
+            self.live.remove(&id);
+        }
+    }
+
+    pub(crate) fn drop_sandbox(&mut self, sandbox: SandboxId) {
+        let Some(Sandbox { account, .. }) = self.sandboxes.remove(&sandbox) else { return };
+        self.live.remove(&sandbox);
+        if let Some(ids) = self.by_account.get_mut(&account) {
+            ids.retain(|id| *id != sandbox);
+            if ids.is_empty() {
+                self.by_account.remove(&account);
+            }
+        }
+    }
+
     fn request(&mut self, account: AccountId, requested: &SandboxRequested, fact: &Fact<'_>) {
         let id = requested.sandbox;
         if self.sandboxes.contains_key(&id) {

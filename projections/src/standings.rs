@@ -39,6 +39,10 @@ impl Standings {
         self.accounts.get(&account)
     }
 
+    pub(crate) fn drop_account(&mut self, account: AccountId) {
+        self.accounts.remove(&account);
+    }
+
     pub(crate) fn apply(&mut self, fact: &Fact<'_>) {
         let SubjectKind::Billing(account) = fact.kind else { return };
         let standing = self.accounts.entry(account).or_default();

@@ -88,6 +88,31 @@ impl Tokens {
         }
     }
 
+    pub(crate) fn drop_account(&mut self, account: AccountId) {
+        for id in self.by_account.remove(&account).unwrap_or_default() {
+            self.drop_one(id);
+        }
+    }
+
+    pub(crate) fn drop_token(&mut self, token: TokenId) {
+        let Some(account) = self.tokens.get(&token).map(|token| token.account) else { return };
+        self.drop_one(token);
+        if let Some(ids) = self.by_account.get_mut(&account) {
+            ids.retain(|id| *id != token);
+            if ids.is_empty() {
+                self.by_account.remove(&account);
+            }
+        }
+    }
+
+    fn drop_one(&mut self, id: TokenId) {
+        if let Some(token) = self.tokens.remove(&id)
+            && self.by_verifier.get(&token.verifier.0) == Some(&id)
+        {
+            self.by_verifier.remove(&token.verifier.0);
+        }
+    }
+
     fn create(&mut self, account: AccountId, id: TokenId, created: &TokenCreated, fact: &Fact<'_>) {
         if self.tokens.contains_key(&id) {
             return;

@@ -1,7 +1,8 @@
 //! Usage: what each sandbox has been metered, from its own events and the meter readings in the usage logs.
 //!
-//! The two sources are different logs and may be read in any order: readings only ever raise a figure, so every order gives the
-//! same state.
+//! The two sources are different logs. A reading comes after the request of its sandbox was read, as the runner sees to; other than that they
+//! may be read in any order: readings only ever raise a figure, so every order gives the same state. A reading of a sandbox that is not
+//! there, because its account was erased, changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -43,8 +44,8 @@ impl Usage {
         self.accounts.get(&account).into_iter().flatten().map(|(id, usage)| (*id, usage))
     }
 
-    fn entry(&mut self, account: AccountId, sandbox: SandboxId) -> &mut SandboxUsage {
-        self.accounts.entry(account).or_default().entry(sandbox).or_default()
+    fn get_mut(&mut self, account: AccountId, sandbox: SandboxId) -> Option<&mut SandboxUsage> {
+        self.accounts.get_mut(&account)?.get_mut(&sandbox)
     }
 }
 
@@ -68,12 +69,13 @@ fn highest(a: &Meter, b: &Meter) -> Meter {
 
 impl Fold for Usage {
     const NAME: &'static str = "usage";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn apply(&mut self, fact: &Fact<'_>) {
         match (fact.kind, fact.event) {
             (SubjectKind::Admission(account), Event::SandboxRequested(requested)) => {
-                let usage = self.entry(account, requested.sandbox);
+                let sandboxes = self.accounts.entry(account).or_default();
+                let usage = sandboxes.entry(requested.sandbox).or_default();
                 // The first request counts, as in the directory.
                 if usage.shape.is_none() {
                     usage.shape = Some(requested.shape);
@@ -81,15 +83,38 @@ impl Fold for Usage {
                 }
             }
             (SubjectKind::Sandbox(account, sandbox), Event::SandboxStarted(started)) => {
-                self.entry(account, sandbox).started_at = Some(started.started_at);
+                if let Some(usage) = self.get_mut(account, sandbox) {
+                    usage.started_at = Some(started.started_at);
+                }
             }
             (SubjectKind::Sandbox(account, sandbox), Event::SandboxStopped(stopped)) => {
-                let usage = self.entry(account, sandbox);
-                usage.observe(&stopped.meter, stopped.stopped_at);
-                usage.stopped_at = Some(stopped.stopped_at);
+                if let Some(usage) = self.get_mut(account, sandbox) {
+                    usage.observe(&stopped.meter, stopped.stopped_at);
+                    usage.stopped_at = Some(stopped.stopped_at);
+                }
             }
             (SubjectKind::Usage(_, account, sandbox), Event::UsageMetered(metered)) => {
-                self.entry(account, sandbox).observe(&metered.meter, metered.observed_at);
+                if let Some(usage) = self.get_mut(account, sandbox) {
+                    usage.observe(&metered.meter, metered.observed_at);
+                }
+            }
+            (SubjectKind::Account(account), Event::AccountClosed(_)) => drop(self.accounts.remove(&account)),
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, subject: SubjectKind) {
+        match subject {
+            SubjectKind::Account(account) | SubjectKind::Admission(account) => {
+                self.accounts.remove(&account);
+            }
+            SubjectKind::Sandbox(account, sandbox) => {
+                if let Some(sandboxes) = self.accounts.get_mut(&account) {
+                    sandboxes.remove(&sandbox);
+                    if sandboxes.is_empty() {
+                        self.accounts.remove(&account);
+                    }
+                }
             }
             _ => {}
         }

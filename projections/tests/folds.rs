@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use omnirun_events::account::AccountOpened;
+use omnirun_events::account::{AccountClosed, AccountClosing, AccountOpened, AccountQuiet};
 use omnirun_events::event::Event;
 use omnirun_events::host::{HostJoined, HostLeft, HostTemplate};
 use omnirun_events::keys::Digest;
@@ -12,7 +12,9 @@ use omnirun_events::subject::{Slot, SubjectKind};
 use omnirun_events::token::*;
 use omnirun_events::unit::*;
 use omnirun_events::usage::{Meter, UsageMetered};
-use omnirun_events::{AccountId, Actor, CommitId, HostId, Role, SandboxId, Sequence, Subject, TokenId};
+use omnirun_events::{
+    AccountId, Actor, CommitId, HostId, ReceiptId, Role, SandboxId, Sequence, Subject, TokenId,
+};
 use omnirun_projections::{Directory, Fact, Fold, Usage};
 use proptest::prelude::*;
 
@@ -159,15 +161,68 @@ fn history() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..80)
 }
 
-/// The steps as a reader of two logs may see them: each log in order, and `choices` saying which comes next.
+/// The steps as a reader of two logs may see them: each log in order, and `choices` saying which comes next. A reading comes after what was
+/// requested for its account, as the runner sees to.
 fn interleaved(steps: &[Step], choices: &[bool]) -> Vec<Step> {
     let is_usage = |step: &&Step| matches!(step.kind, SubjectKind::Usage(..));
     let (usage, events): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(is_usage);
-    let (mut usage, mut events) = (usage.into_iter(), events.into_iter());
-    let chosen = choices.iter().filter_map(|first| if *first { usage.next() } else { events.next() });
-    let mut order: Vec<Step> = chosen.cloned().collect();
-    order.extend(usage.chain(events).cloned());
+    let (mut usage, mut events) = (usage.into_iter().peekable(), events.into_iter().peekable());
+    let is_request = |step: &&Step| {
+        matches!((step.kind, &step.event), (SubjectKind::Admission(_), Event::SandboxRequested(_)))
+    };
+    let mut requests = events.clone().filter(is_request).count();
+    let mut order: Vec<Step> = Vec::new();
+    for first in choices {
+        let next = if *first && requests == 0 { usage.next() } else { events.next() };
+        requests -= usize::from(next.as_ref().is_some_and(is_request));
+        order.extend(next.cloned());
+    }
+    order.extend(events.chain(usage).cloned());
     order
+}
+
+/// The step with ids that no other account has, as it is where ids are random.
+fn with_own_ids(mut step: Step) -> Step {
+    let Some(account) = step.kind.account() else { return step };
+    let own = |bytes: &[u8; 16]| [account.as_bytes()[0] * 16 + bytes[0]; 16];
+    let own_sandbox = |id: SandboxId| SandboxId::from_bytes(own(id.as_bytes()));
+    step.kind = match step.kind {
+        SubjectKind::Token(a, t) => SubjectKind::Token(a, TokenId::from_bytes(own(t.as_bytes()))),
+        SubjectKind::Sandbox(a, s) => SubjectKind::Sandbox(a, own_sandbox(s)),
+        SubjectKind::Usage(slot, a, s) => SubjectKind::Usage(slot, a, own_sandbox(s)),
+        kind => kind,
+    };
+    match &mut step.event {
+        Event::SandboxRequested(requested) => requested.sandbox = own_sandbox(requested.sandbox),
+        Event::TimeoutExtended(extended) => extended.sandbox = own_sandbox(extended.sandbox),
+        Event::TokenCreated(created) => {
+            created.token = TokenId::from_bytes(own(created.token.as_bytes()));
+            created.verifier.0[31] = account.as_bytes()[0] + 100;
+        }
+        _ => {}
+    }
+    step
+}
+
+/// What may still be said of an account that was closed: by hosts that are late, about sandboxes.
+fn may_be_late(step: &Step) -> bool {
+    matches!(step.kind, SubjectKind::Sandbox(..) | SubjectKind::Usage(..))
+}
+
+/// The history in which account 0 is closed after `at` steps, and the same as it is on the log once the account was erased.
+fn closing(steps: Vec<Step>, at: usize) -> (Vec<Step>, Vec<Step>) {
+    let closed = AccountId::from_bytes([0; 16]);
+    let is_its = |step: &Step| step.kind.account() == Some(closed);
+    let mut steps: Vec<Step> = steps.into_iter().map(with_own_ids).collect();
+    let rest = steps.split_off(at.min(steps.len()));
+    let receipt = ReceiptId::from_bytes([7; 16]);
+    for event in [AccountClosing { receipt }.into(), AccountQuiet {}.into(), AccountClosed { receipt }.into()]
+    {
+        steps.push(Step { kind: SubjectKind::Account(closed), at: 1, commit: 1, event });
+    }
+    steps.extend(rest.into_iter().filter(|step| !is_its(step) || may_be_late(step)));
+    let purged = steps.iter().filter(|step| !is_its(step)).cloned().collect();
+    (steps, purged)
 }
 
 fn resumed<F: Fold>(steps: &[Step], at: usize) -> F {
@@ -207,6 +262,36 @@ proptest! {
         prop_assert_eq!(directory.digest(), resumed::<Directory>(&steps, at).digest());
         let usage: Usage = fold(Usage::default(), &steps);
         prop_assert_eq!(usage.digest(), resumed::<Usage>(&steps, at).digest());
+    }
+
+    /// A closed account leaves nothing behind: what has seen it come and go is what never saw it.
+    #[test]
+    fn a_closed_account_leaves_no_residue(
+        steps in history(),
+        at in 0..80usize,
+        choices in prop::collection::vec(any::<bool>(), 0..80),
+    ) {
+        let (lived, purged) = closing(steps, at);
+        let live: Directory = fold(Directory::default(), &lived);
+        let rebuilt: Directory = fold(Directory::default(), &purged);
+        prop_assert_eq!(live.digest(), rebuilt.digest());
+        let live: Usage = fold(Usage::default(), &interleaved(&lived, &choices));
+        let rebuilt: Usage = fold(Usage::default(), &interleaved(&purged, &[]));
+        prop_assert_eq!(live.digest(), rebuilt.digest());
+    }
+
+    /// A tombstone drops as much as the closing, for those who never saw the closing.
+    #[test]
+    fn forgetting_every_subject_of_an_account_leaves_no_residue(steps in history()) {
+        let (lived, purged) = closing(steps, 80);
+        let before: Vec<Step> = lived.iter().filter(|step| !matches!(step.event, Event::AccountClosed(_))).cloned().collect();
+        let erased = |step: &&Step| step.kind.account() == Some(AccountId::from_bytes([0; 16]));
+        let mut live: Directory = fold(Directory::default(), &before);
+        before.iter().filter(erased).for_each(|step| live.forget(step.kind));
+        prop_assert_eq!(live.digest(), fold(Directory::default(), &purged).digest());
+        let mut live: Usage = fold(Usage::default(), &interleaved(&before, &[]));
+        before.iter().filter(erased).for_each(|step| live.forget(step.kind));
+        prop_assert_eq!(live.digest(), fold(Usage::default(), &interleaved(&purged, &[])).digest());
     }
 
     /// The indices agree with what they index.

@@ -2,6 +2,7 @@
 
 mod sample;
 
+mod erasure;
 mod golden;
 mod keys;
 mod roles;

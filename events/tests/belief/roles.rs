@@ -42,7 +42,7 @@ fn the_table_of_roles_is_the_agreed_one() {
         let expected: &[Role] = match *name {
             "sandbox.failed" => &[Role::Commands, Role::Worker],
             "sandbox.claimed" | "sandbox.started" | "sandbox.stopped" => &[Role::Worker],
-            "usage.metered" | "host.joined" | "host.left" => &[Role::Worker],
+            "usage.metered" | "host.joined" | "host.left" | "host.caught_up" => &[Role::Worker],
             "key.enrolled" | "key.retired" => &[Role::Root],
             _ => &[Role::Commands],
         };

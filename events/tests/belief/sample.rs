@@ -3,11 +3,13 @@
 use omnirun_events::account::*;
 use omnirun_events::auth::*;
 use omnirun_events::billing::*;
+use omnirun_events::erasure::*;
 use omnirun_events::event::WRITTEN;
 use omnirun_events::host::*;
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::*;
 use omnirun_events::log::Stored;
+use omnirun_events::ops::*;
 use omnirun_events::sandbox::*;
 use omnirun_events::sealing::{DataKey, DataKeyLabel, Sealed};
 use omnirun_events::signing::Signer;
@@ -72,6 +74,18 @@ pub fn event(name: &str) -> Event {
         }
         .into(),
         "address.claimed" => AddressClaimed {}.into(),
+        "account.closing" => AccountClosing { receipt: receipt() }.into(),
+        "account.quiet" => AccountQuiet {}.into(),
+        "account.receipt_issued" => ReceiptIssued { mail: ReceiptMail::Sent }.into(),
+        "account.closed" => AccountClosed { receipt: receipt() }.into(),
+        "records.erased" => tombstone().into(),
+        "ops.acted" => OpsActed {
+            operator: "night shift".to_owned(),
+            action: Action::EraseAccount { receipt: receipt() },
+            reason: "request 17 of the privacy mailbox".to_owned(),
+        }
+        .into(),
+        "host.caught_up" => HostCaughtUp { through: Sequence(70_000) }.into(),
         "token.created" => token_created().into(),
         "token.revoked" => TokenRevoked { reason: RevokeReason::Leaked }.into(),
         "challenge.issued" => ChallengeIssued {
@@ -141,6 +155,19 @@ pub fn event(name: &str) -> Event {
         }
         .into(),
         other => panic!("add a sample of {other} here, then its golden file"),
+    }
+}
+
+pub fn receipt() -> ReceiptId {
+    ReceiptId::from_bytes([0x7e; 16])
+}
+
+fn tombstone() -> RecordsErased {
+    RecordsErased {
+        cause: Cause::Account { receipt: receipt() },
+        log: Log::Usage(Slot::from_index(3).expect("there are fourteen")),
+        positions: vec![Span(Sequence(1), 1), Span(Sequence(70_000), 300)],
+        starts: vec![ChainStart(300, RecordHash([0x88; 32]))],
     }
 }
 
@@ -246,6 +273,11 @@ impl Written {
 
     pub fn check(&mut self, stored: &Stored) -> Result<Verdict, Fault> {
         self.verifier.check(stored.subject.log(), stored, Depth::Signatures)
+    }
+
+    /// The number of the last record.
+    pub fn last(&self) -> Sequence {
+        Sequence(self.sequence)
     }
 
     /// Appends a record by a key that speaks for itself, and checks it.

@@ -256,6 +256,20 @@ impl Fold for Billing {
             (SubjectKind::Billing(_), Event::UsageNoticed(noticed)) => {
                 ledger.noticed = ledger.noticed.max(Some((noticed.start, noticed.percent)));
             }
+            (SubjectKind::Account(_), Event::AccountClosed(_)) => drop(self.accounts.remove(&account)),
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, subject: SubjectKind) {
+        let Some(account) = subject.account() else { return };
+        match (subject, self.accounts.get_mut(&account)) {
+            (SubjectKind::Account(_), _) => drop(self.accounts.remove(&account)),
+            (SubjectKind::Admission(_), Some(ledger)) => ledger.sandboxes.clear(),
+            (SubjectKind::Sandbox(_, sandbox), Some(ledger)) => drop(ledger.sandboxes.remove(&sandbox)),
+            // The records that are read again after it say what was closed; without them nothing was.
+            (SubjectKind::Billing(_), Some(ledger)) => ledger.statements.clear(),
+            // Readings go by the week and long after their months were closed.
             _ => {}
         }
     }

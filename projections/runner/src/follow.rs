@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use omnirun_events::erasure::Erased;
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Page, Read, ReadError, Sequence, Stored, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log, Slot};
-use omnirun_events::verify::{Depth, Fault, Verdict, Verifier};
+use omnirun_events::verify::{Depth, Fault, TombstonesError, Verdict, Verifier, tombstones};
 use omnirun_projections::Fold;
 use tokio::task::JoinHandle;
 
@@ -64,6 +65,9 @@ pub enum StartError {
         #[source]
         source: ReadError,
     },
+    /// What was erased is not known, so nothing can be told from damage.
+    #[error(transparent)]
+    Tombstones(#[from] TombstonesError),
     /// The checkpoint has seen records that the log does not have any more.
     #[error(
         "{log} ends at {head}, but {view} has seen {seen}: the log lost records; restore it, do not delete the checkpoint"
@@ -119,7 +123,7 @@ pub async fn follow<F: Fold>(
     checkpoints: Option<Checkpoints>,
 ) -> Result<Follower<F>, StartError> {
     let stored = checkpoints.as_ref().and_then(|checkpoints| checkpoints.load::<F>(&root));
-    let inner = match stored {
+    let mut inner = match stored {
         Some(inner) => inner,
         None => {
             let ring = KeyRing::rooted_in(&root).map_err(StartError::Root)?;
@@ -133,6 +137,7 @@ pub async fn follow<F: Fold>(
             return Err(StartError::LogIsShorter { log, head, view: F::NAME, seen });
         }
     }
+    inner.learn_tombstones(reader.as_ref()).await?;
     let live = Live::new(inner);
     live.set_status(Status::CatchingUp);
     let tasks = source
@@ -218,8 +223,8 @@ impl<F: Fold> Task<F> {
             if let Err(end) = self.wait_for_events().await {
                 return end;
             }
-            if let Err(fault) = self.fold(&page) {
-                return End::Fault(fault);
+            if let Err(end) = self.fold(&page).await {
+                return end;
             }
             if page.records.is_empty() && tail == Tail::Return {
                 tail = Tail::Wait;
@@ -250,14 +255,41 @@ impl<F: Fold> Task<F> {
         }
     }
 
-    fn fold(&self, page: &Page) -> Result<(), Fault> {
+    async fn fold(&self, page: &Page) -> Result<(), End> {
+        let mut done = 0;
+        while let Err(fault) = self.fold_some(page, &mut done) {
+            // Records may have been removed between those that were read. Where the tombstones say nothing new, it is a fault.
+            if !fault.may_be_erasure() || !self.learn_tombstones().await? {
+                return Err(End::Fault(fault));
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds the records of a page but the first `done`, and counts them.
+    fn fold_some(&self, page: &Page, done: &mut usize) -> Result<(), Fault> {
         self.live.update(|inner| {
-            for stored in &page.records {
+            for stored in &page.records[*done..] {
                 apply(inner, self.log, stored, Depth::Signatures)?;
+                *done += 1;
             }
             inner.positions.insert(self.log, page.through);
             Ok(())
         })
+    }
+
+    /// Reads the tombstones ahead of the log; whether one of them was news.
+    async fn learn_tombstones(&self) -> Result<bool, End> {
+        let ring = self.live.view(|_, verifier| verifier.ring().clone());
+        let erased = tombstones(self.reader.as_ref(), ring).await.map_err(|error| match error {
+            TombstonesError::Read(error) => End::Read(error),
+            TombstonesError::Fault(fault) => End::Fault(fault),
+        })?;
+        Ok(self.live.update(|inner| {
+            let is_news = !inner.verifier.erased().includes(&erased);
+            inner.learn(&erased);
+            is_news
+        }))
     }
 
     async fn report_lag(&self, page: &Page) {
@@ -271,6 +303,27 @@ impl<F: Fold> Task<F> {
             .set(behind as f64);
         metrics::gauge!("omnirun_view_position", "view" => F::NAME, "log" => self.log.to_string())
             .set(page.through.0 as f64);
+    }
+}
+
+impl<F: Fold> Inner<F> {
+    /// Reads the tombstones on the log and drops what they name.
+    pub(crate) async fn learn_tombstones(&mut self, reader: &dyn Read) -> Result<(), TombstonesError> {
+        let erased = tombstones(reader, self.verifier.ring().clone()).await?;
+        self.learn(&erased);
+        Ok(())
+    }
+
+    pub(crate) fn learn(&mut self, erased: &Erased) {
+        self.verifier.learn(erased);
+        self.forget_erased();
+    }
+
+    /// Drops what came of records that a tombstone has taken.
+    fn forget_erased(&mut self) {
+        for subject in self.verifier.take_forgotten() {
+            self.state.forget(subject);
+        }
     }
 }
 
@@ -290,6 +343,8 @@ pub(crate) fn take<F: Fold>(inner: &mut Inner<F>, log: Log, stored: &Stored, ver
             let (position, key) = (stored.sequence.0, record.header.key.to_string());
             tracing::warn!(view = F::NAME, %log, position, key, reason = ?why, "a record was ignored");
         }
+        Verdict::Erased => {}
     }
+    inner.forget_erased();
     inner.positions.insert(log, stored.sequence);
 }

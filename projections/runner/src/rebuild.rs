@@ -7,7 +7,7 @@ use omnirun_events::keys::Digest;
 use omnirun_events::log::{Cursor, Read, ReadError, Sequence, Tail};
 use omnirun_events::signing::WeakKey;
 use omnirun_events::subject::{Filter, Log};
-use omnirun_events::verify::{Depth, Fault, Opened, Verifier};
+use omnirun_events::verify::{Depth, Fault, Opened, TombstonesError, Verifier, tombstones};
 use omnirun_projections::Fold;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -50,6 +50,9 @@ pub enum RebuildError {
         #[source]
         source: ReadError,
     },
+    /// What was erased is not known.
+    #[error(transparent)]
+    Tombstones(#[from] TombstonesError),
     /// A record cannot be believed.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -65,13 +68,42 @@ pub async fn rebuild<F: Fold>(
     depth: Depth,
 ) -> Result<Rebuilt<F>, RebuildError> {
     let ring = KeyRing::rooted_in(root).map_err(RebuildError::Root)?;
-    let mut inner = Inner { state: F::default(), verifier: Verifier::new(ring), positions: BTreeMap::new() };
+    let mut erased = tombstones(reader, ring.clone()).await?;
+    loop {
+        let mut verifier = Verifier::new(ring.clone());
+        verifier.learn(&erased);
+        let mut inner = Inner { state: F::default(), verifier, positions: BTreeMap::new() };
+        match fold_logs(reader, &mut inner, source, through, depth).await {
+            Ok(records) => {
+                let Inner { state, verifier, positions } = inner;
+                return Ok(Rebuilt { state, positions, records, verifier });
+            }
+            Err(RebuildError::Fault(fault)) if fault.may_be_erasure() => {
+                // Records may have been removed between those that were read. Where the tombstones say nothing new, it is a fault.
+                let now = tombstones(reader, ring.clone()).await?;
+                if erased.includes(&now) {
+                    return Err(fault.into());
+                }
+                erased = now;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn fold_logs<F: Fold>(
+    reader: &dyn Read,
+    inner: &mut Inner<F>,
+    source: Source,
+    through: &BTreeMap<Log, Sequence>,
+    depth: Depth,
+) -> Result<u64, RebuildError> {
     let mut records = 0;
     for log in source.logs() {
         let through = through.get(&log).copied().unwrap_or(Sequence(u64::MAX));
-        records += fold_log(reader, &mut inner, log, through, depth).await?;
+        records += fold_log(reader, inner, log, through, depth).await?;
     }
-    Ok(Rebuilt { state: inner.state, positions: inner.positions, records, verifier: inner.verifier })
+    Ok(records)
 }
 
 async fn fold_log<F: Fold>(

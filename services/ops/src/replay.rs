@@ -13,7 +13,8 @@ use omnirun_billing::Billing;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::Sequence;
 use omnirun_events::subject::Log;
-use omnirun_events::verify::Depth;
+use omnirun_events::subject::SubjectKind;
+use omnirun_events::verify::{Depth, TombstonesError};
 use omnirun_projections::{Directory, Fold, Usage};
 use omnirun_runner::{Checkpoints, RebuildError, Snapshot, Source as Logs, follow, rebuild};
 use serde_json::json;
@@ -51,7 +52,29 @@ pub(crate) async fn run(
     }
 }
 
+/// Times that both sides are taken anew because something was erased between them.
+const TRIES_MAX: usize = 5;
+
 async fn compare<F: Fold>(
+    source: &Source,
+    logs: Logs,
+    root: Digest,
+    checkpoints: Option<PathBuf>,
+) -> anyhow::Result<Replayed> {
+    let mut tries = 1;
+    loop {
+        let replayed = compare_once::<F>(source, logs, root, checkpoints.clone()).await?;
+        let last = source.read.last(&SubjectKind::Erasure.into()).await?;
+        let seen = replayed.live.positions.get(&Log::Events).copied().unwrap_or_default();
+        // What a tombstone names is gone for the rebuild, but not yet for a live one that has not come to it.
+        if tries == TRIES_MAX || last.is_none_or(|tombstone| tombstone.sequence <= seen) {
+            return Ok(replayed);
+        }
+        tries += 1;
+    }
+}
+
+async fn compare_once<F: Fold>(
     source: &Source,
     logs: Logs,
     root: Digest,
@@ -86,7 +109,16 @@ fn flat(error: RebuildError) -> anyhow::Error {
             anyhow::Error::new(source).context(format!("cannot read {log}"))
         }
         RebuildError::Fault(fault) => fault.into(),
+        RebuildError::Tombstones(error) => flat_tombstones(error),
         RebuildError::Root(weak) => weak.into(),
+    }
+}
+
+/// The same for what is known of tombstones.
+pub(crate) fn flat_tombstones(error: TombstonesError) -> anyhow::Error {
+    match error {
+        TombstonesError::Read(source) => anyhow::Error::new(source).context("cannot read the tombstones"),
+        TombstonesError::Fault(fault) => fault.into(),
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! How far each log is checked is fixed first, EVENTS last, so that what is appended meanwhile changes nothing: a meter whose claim comes
 //! too late to be read would look like a stranger's.
+//!
+//! Tombstones are read before anything else: a position of EVENTS without a record is good if one names it, and a fault if none does.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,7 +13,7 @@ use omnirun_events::keys::Digest;
 use omnirun_events::log::{PAGE_RECORDS_MAX, Position, Read, ReadError, Sequence, Stored, Tail};
 use omnirun_events::subject::{Filter, Log};
 use omnirun_events::unit::{Clock, Millis};
-use omnirun_events::verify::{Depth, Verdict, Verifier};
+use omnirun_events::verify::{Depth, Fault, Ignored, TombstonesError, Verdict, Verifier, tombstones};
 use serde_json::json;
 
 use crate::command::{Exit, Form};
@@ -26,8 +28,10 @@ struct Counts {
     through: Sequence,
     believed: u64,
     ignored: u64,
-    /// Positions without a record.
+    /// Positions without a record, or with one that a tombstone has taken.
     holes: u64,
+    /// Records that came too late for an account that was erased.
+    late: u64,
 }
 
 /// A record that is well made and says what its key may not say.
@@ -58,6 +62,10 @@ pub(crate) async fn run(read: &dyn Read, root: &Digest, clock: &Clock) -> anyhow
     let kept: Vec<Log> = Log::kept().collect();
     for log in kept.iter().rev() {
         ends.insert(*log, read.head(*log).await?);
+    }
+    if !report.learn(read, &mut verifier).await? {
+        report.took = clock().since(began);
+        return Ok(report);
     }
     for log in kept {
         let end = ends.get(&log).copied().unwrap_or_default();
@@ -90,7 +98,7 @@ impl Report {
                 Err(error) => return self.damaged(error),
             };
             for stored in &page.records {
-                if stored.sequence > end || !self.take(verifier, log, last, stored) {
+                if stored.sequence > end || !self.take(read, verifier, log, last, stored).await? {
                     break;
                 }
                 last = stored.sequence;
@@ -101,19 +109,47 @@ impl Report {
             }
         }
         if self.fault.is_none() && last < end {
-            self.hole(log, last, end.next());
+            self.hole(read, verifier, log, last, end.next()).await?;
         }
         Ok(())
     }
 
+    /// Takes in what the tombstones say by now; whether they can be believed.
+    async fn learn(&mut self, read: &dyn Read, verifier: &mut Verifier) -> anyhow::Result<bool> {
+        match tombstones(read, verifier.ring().clone()).await {
+            Ok(erased) => verifier.learn(&erased),
+            Err(TombstonesError::Read(error)) => self.damaged(error)?,
+            Err(TombstonesError::Fault(fault)) => self.fault = Some((fault.at, text::chain(&fault))),
+        }
+        Ok(self.fault.is_none())
+    }
+
     /// Checks one record; whether to go on.
-    fn take(&mut self, verifier: &mut Verifier, log: Log, last: Sequence, stored: &Stored) -> bool {
-        if stored.sequence != last.next() && !self.hole(log, last, stored.sequence) {
-            return false;
+    async fn take(
+        &mut self,
+        read: &dyn Read,
+        verifier: &mut Verifier,
+        log: Log,
+        last: Sequence,
+        stored: &Stored,
+    ) -> anyhow::Result<bool> {
+        if stored.sequence != last.next() && !self.hole(read, verifier, log, last, stored.sequence).await? {
+            return Ok(false);
+        }
+        let mut verdict = verifier.check(log, stored, Depth::Signatures);
+        if verdict.as_ref().is_err_and(Fault::may_be_erasure) {
+            // The records before it may have been removed while others were read.
+            if !self.learn(read, verifier).await? {
+                return Ok(false);
+            }
+            verdict = verifier.check(log, stored, Depth::Signatures);
         }
         let counts = self.logs.entry(log).or_default();
-        match verifier.check(log, stored, Depth::Signatures) {
+        counts.through = stored.sequence;
+        match verdict {
             Ok(Verdict::Believed(_)) => counts.believed += 1,
+            Ok(Verdict::Erased) => counts.holes += 1,
+            Ok(Verdict::Ignored(_, Ignored::Erased)) => counts.late += 1,
             Ok(Verdict::Ignored(_, why)) => {
                 counts.ignored += 1;
                 if self.ignored.len() < LISTED_MAX {
@@ -124,28 +160,41 @@ impl Report {
             }
             Err(fault) => {
                 self.fault = Some((fault.at, text::chain(&fault)));
-                return false;
+                counts.through = last;
+                return Ok(false);
             }
         }
-        counts.through = stored.sequence;
-        true
+        Ok(true)
     }
 
     /// Takes note of positions without a record, between `last` and `next`; whether they are allowed. Wrapped keys and meters are removed
     /// in the ordinary course. Of EVENTS nothing is, without a tombstone that says so.
-    fn hole(&mut self, log: Log, last: Sequence, next: Sequence) -> bool {
+    async fn hole(
+        &mut self,
+        read: &dyn Read,
+        verifier: &mut Verifier,
+        log: Log,
+        last: Sequence,
+        next: Sequence,
+    ) -> anyhow::Result<bool> {
         let missing = next.0.saturating_sub(last.0).saturating_sub(1);
         self.logs.entry(log).or_default().holes += missing;
-        if log != Log::Events {
-            return true;
+        let (first, end) = (last.next(), Sequence(next.0.saturating_sub(1)));
+        if log != Log::Events || verifier.erased().covers(log, first, end) {
+            return Ok(true);
         }
-        let at = Position { log, sequence: last.next() };
-        let text = match missing {
+        if !self.learn(read, verifier).await? || verifier.erased().covers(log, first, end) {
+            return Ok(self.fault.is_none());
+        }
+        let at =
+            Position { log, sequence: verifier.erased().first_missing(log, first, end).unwrap_or(first) };
+        let left = end.0.saturating_sub(at.sequence.0).saturating_add(1);
+        let text = match left {
             1 => format!("the record at {at} is missing and no tombstone says why"),
-            _ => format!("{missing} records from {at} on are missing and no tombstone says why"),
+            _ => format!("there are no records at {left} positions from {at} on, and no tombstone says why"),
         };
         self.fault = Some((at, text));
-        false
+        Ok(false)
     }
 
     /// Damage that the store itself noticed is a fault; not reaching it is not.
@@ -174,7 +223,7 @@ impl Report {
     }
 
     fn per_second(&self) -> u64 {
-        let records = self.total(|counts| counts.believed + counts.ignored);
+        let records = self.total(|counts| counts.believed + counts.ignored + counts.late);
         records.saturating_mul(1000) / self.took.0.max(1)
     }
 
@@ -184,11 +233,12 @@ impl Report {
         for (log, counts) in
             self.logs.iter().filter(|(_, counts)| counts.through > Sequence::NONE || counts.holes > 0)
         {
-            let Counts { through, believed, ignored, holes } = counts;
-            writeln!(
-                out,
-                "{log}: through {through}, believed {believed}, ignored {ignored}, removed {holes}"
-            )?;
+            let Counts { through, believed, ignored, holes, late } = counts;
+            write!(out, "{log}: through {through}, believed {believed}, ignored {ignored}, removed {holes}")?;
+            match late {
+                0 => writeln!(out)?,
+                _ => writeln!(out, ", late for an erased account {late}")?,
+            }
         }
         for IgnoredRecord { at, subject, why } in &self.ignored {
             writeln!(out, "ignored: {at} on {subject}: {why}")?;
@@ -200,7 +250,7 @@ impl Report {
                 "Nothing after it was checked. Keep a copy of the store before anything else, then restore it from one that verifies."
             )?;
         }
-        let records = self.total(|counts| counts.believed + counts.ignored);
+        let records = self.total(|counts| counts.believed + counts.ignored + counts.late);
         writeln!(out, "records: {records} in {} ms, {} each second", self.took.0, self.per_second())?;
         writeln!(out, "{}", if is_good { "good: every record is believed" } else { "BAD" })?;
         Ok(())
@@ -211,9 +261,9 @@ impl Report {
             .logs
             .iter()
             .map(|(log, counts)| {
-                let Counts { through, believed, ignored, holes } = counts;
+                let Counts { through, believed, ignored, holes, late } = counts;
                 let counts = json!({
-                    "through": through.0, "believed": believed, "ignored": ignored, "removed": holes,
+                    "through": through.0, "believed": believed, "ignored": ignored, "removed": holes, "late": late,
                 });
                 (log.to_string(), counts)
             })

@@ -1,5 +1,6 @@
 //! Following, checkpoints and rebuilding: each rule of the runner, on a log in memory.
 
+mod erasing;
 mod world;
 
 use std::collections::BTreeMap;

@@ -6,19 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use omnirun_events::account::AccountOpened;
+use omnirun_events::account::{AccountClosed, AccountClosing, AccountOpened};
 use omnirun_events::envelope::{Actor, Draft, Head, Role};
+use omnirun_events::erasure::{Cause, ChainStart, Positions, RecordsErased, Span};
 use omnirun_events::event::Event;
 use omnirun_events::keys::{Digest, KeyEnrolled};
 use omnirun_events::log::memory::MemoryLog;
-use omnirun_events::log::{Append as _, Batch, Cursor, Entry, Page, Read, ReadError, Sequence, Stored, Tail};
+use omnirun_events::log::{
+    Append as _, Batch, Cursor, Entry, Erase as _, Page, Read, ReadError, Sequence, Stored, Tail, read_to_end,
+};
 use omnirun_events::sandbox::*;
 use omnirun_events::sealing::{DataKeyLabel, Sealed};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::*;
 use omnirun_events::usage::{Meter, UsageMetered};
-use omnirun_events::{AccountId, CommitId, HostId, SandboxId, codec};
+use omnirun_events::{AccountId, CommitId, HostId, ReceiptId, SandboxId, codec};
 use omnirun_projections::{Directory, Fold, Usage};
 use omnirun_runner::{Checkpoints, Follower, Live, Source, follow};
 use tempfile::TempDir;
@@ -106,7 +109,77 @@ impl World {
         self.append(Role::Commands, SubjectKind::Account(account(n)), vec![opened.into()]).await
     }
 
+    /// The last words of account `n`, before its records go.
+    pub async fn close_account(&self, n: u8) -> Sequence {
+        let receipt = ReceiptId::from_bytes([n; 16]);
+        let events = vec![AccountClosing { receipt }.into(), AccountClosed { receipt }.into()];
+        self.append(Role::Commands, SubjectKind::Account(account(n)), events).await
+    }
+
+    /// Every record of account `n`, meters first.
+    async fn records_of(&self, n: u8) -> Vec<(Log, Vec<Stored>)> {
+        let mut found = Vec::new();
+        for log in Source::EventsAndUsage.logs().into_iter().rev() {
+            let all = read_to_end(&self.log, log, Filter::all(), Sequence::NONE).await.expect("memory is up");
+            let its = |stored: &Stored| stored.subject.kind().account() == Some(account(n));
+            found.push((log, all.into_iter().filter(its).collect()));
+        }
+        found
+    }
+
+    /// Appends the tombstones for everything that there is of account `n`.
+    pub async fn bury_account(&self, n: u8) -> Sequence {
+        let cause = Cause::Account { receipt: ReceiptId::from_bytes([n; 16]) };
+        let mut last = Sequence::NONE;
+        for (log, records) in self.records_of(n).await {
+            let positions: Positions = records.iter().map(|stored| stored.sequence).collect();
+            for tombstone in RecordsErased::split(cause, log, &positions, &[]) {
+                last = self.append(Role::Commands, SubjectKind::Erasure, vec![tombstone.into()]).await;
+            }
+        }
+        last
+    }
+
+    /// Removes everything that there is of account `n`.
+    pub async fn purge_account(&self, n: u8) {
+        for (_, records) in self.records_of(n).await {
+            for stored in records {
+                self.log.purge_through(&stored.subject, stored.sequence).await.expect("memory is up");
+            }
+        }
+    }
+
+    /// Removes the first record of a subject of account `n`, and nothing says so.
+    pub async fn remove_first(&self, n: u8) {
+        let subject = Subject::from(SubjectKind::Account(account(n)));
+        let all = read_to_end(&self.log, Log::Events, Filter::exactly(&subject), Sequence::NONE).await;
+        let first = all.expect("memory is up").remove(0);
+        self.log.purge_through(&subject, first.sequence).await.expect("memory is up");
+    }
+
+    /// Removes the first record of a subject of account `n`, as retention does, and says where it goes on. It has to have another one.
+    pub async fn cut_account(&self, n: u8) -> Sequence {
+        let subject = Subject::from(SubjectKind::Account(account(n)));
+        let all = read_to_end(&self.log, Log::Events, Filter::exactly(&subject), Sequence::NONE).await;
+        let first = all.expect("memory is up").remove(0);
+        let head = codec::decode(&first.record).expect("it was encoded").head(first.sequence);
+        let tombstone = RecordsErased {
+            cause: Cause::Retention,
+            log: Log::Events,
+            positions: vec![Span(first.sequence, 1)],
+            starts: vec![ChainStart(head.version, head.hash)],
+        };
+        let buried = self.append(Role::Commands, SubjectKind::Erasure, vec![tombstone.into()]).await;
+        self.log.purge_through(&subject, first.sequence).await.expect("memory is up");
+        buried
+    }
+
+    /// A request for the sandbox of account `n`, in one chain with all such requests.
     pub async fn request(&self, n: u8) -> Sequence {
+        self.request_on(SubjectKind::Admission(account(0)), n).await
+    }
+
+    async fn request_on(&self, subject: SubjectKind, n: u8) -> Sequence {
         let requested = SandboxRequested {
             sandbox: sandbox(n),
             template: "base".to_owned(),
@@ -117,8 +190,7 @@ impl World {
             network: Network::Off,
             metadata: None,
         };
-        // One admission subject for all, so that requests follow each other in one chain.
-        self.append(Role::Commands, SubjectKind::Admission(account(0)), vec![requested.into()]).await
+        self.append(Role::Commands, subject, vec![requested.into()]).await
     }
 
     pub async fn claim_as(&self, role: Role, n: u8) -> Sequence {
@@ -128,7 +200,7 @@ impl World {
 
     /// A sandbox of account `n` that a host has claimed.
     pub async fn run_sandbox(&self, n: u8) {
-        self.request(n).await;
+        self.request_on(SubjectKind::Admission(account(n)), n).await;
         self.claim_as(Role::Worker, n).await;
     }
 

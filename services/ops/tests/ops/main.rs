@@ -1,5 +1,6 @@
 //! The operator's commands against a log in memory, directly and through the socket of a running process.
 
+mod erased;
 mod world;
 
 use omnirun_events::envelope::Role;
