@@ -118,10 +118,9 @@ impl Period {
         Self::of(opened, self.end)
     }
 
-    /// The name of it: the month that it begins in, such as `2026-11`. An account has one period of each name.
+    /// The name of it: [`label`] of its first moment. An account has one period of each name.
     pub fn label(&self) -> String {
-        let date = Date::of(self.start);
-        format!("{:04}-{:02}", date.year, date.month)
+        label(self.start)
     }
 
     /// Its first day.
@@ -143,6 +142,12 @@ impl Period {
     pub fn length(&self) -> Millis {
         self.end.since(self.start)
     }
+}
+
+/// The month that `at` lies in, such as `2026-11`.
+pub fn label(at: Timestamp) -> String {
+    let date = Date::of(at);
+    format!("{:04}-{:02}", date.year, date.month)
 }
 
 fn begin(year: u32, month: u32, anchor: u32) -> Date {

@@ -35,6 +35,8 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("DELETE", "/tokens/{id}", ACCOUNT),
     ("GET", "/account", ACCOUNT),
     ("GET", "/account/usage", USAGE),
+    ("GET", "/account/statements", USAGE),
+    ("GET", "/account/statements/{month}", USAGE),
     ("POST", "/sandboxes", CREATE),
     ("GET", "/sandboxes", READ),
     ("GET", "/sandboxes/{id}", READ),

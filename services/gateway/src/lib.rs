@@ -31,4 +31,4 @@ mod sight;
 pub mod time;
 
 pub use config::Config;
-pub use gateway::{Gateway, Mailbox, MicroCents, Parts, Pricing, ShownMail};
+pub use gateway::{Gateway, Mailbox, Parts, ShownMail};

@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, code, commands, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
+    account, code, commands, files, sandboxes, service, sessions, sign_in, statements, tokens, upload, usage,
 };
 
 #[derive(OpenApi)]
@@ -58,6 +58,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(account::get))
         .routes(routes!(usage::usage))
+        .routes(routes!(statements::list))
+        .routes(routes!(statements::get))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))
         .routes(routes!(sandboxes::set_timeout))
