@@ -92,6 +92,13 @@ pub async fn run(options: Options) -> Result<()> {
             "the reconciler of commands"
         }
     });
+    tasks.spawn({
+        let (commands, erase) = (commands.clone(), store.clone());
+        async move {
+            commands.retain(erase).await;
+            "retention"
+        }
+    });
     let bills = Bills {
         reader: store.clone(),
         ledgers: billing.live(),

@@ -115,6 +115,7 @@ events! {
     ChallengeUsed(auth::ChallengeUsed) = "challenge.used", 1, by Commands;
     SandboxRequested(sandbox::SandboxRequested) = "sandbox.requested", 1, by Commands;
     TimeoutExtended(sandbox::TimeoutExtended) = "sandbox.timeout_extended", 1, by Commands;
+    AdmissionTrimmed(sandbox::AdmissionTrimmed) = "admission.trimmed", 1, by Commands;
     StopRequested(sandbox::StopRequested) = "sandbox.stop_requested", 1, by Commands;
     SandboxFailed(sandbox::SandboxFailed) = "sandbox.failed", 1, by Commands | Worker;
     SandboxClaimed(sandbox::SandboxClaimed) = "sandbox.claimed", 1, by Worker;

@@ -105,6 +105,7 @@ pub fn event(name: &str) -> Event {
             reserved: StandardMillis(600_000),
         }
         .into(),
+        "admission.trimmed" => AdmissionTrimmed {}.into(),
         "sandbox.stop_requested" => StopRequested {}.into(),
         "sandbox.failed" => SandboxFailed { reason: FailReason::NoCapacity }.into(),
         "sandbox.claimed" => SandboxClaimed { host: host(0) }.into(),

@@ -130,6 +130,11 @@ impl DataKeys {
         cache.insert((account, label), key.clone());
     }
 
+    /// Drops a key from memory: it is destroyed, or about to be.
+    pub fn forget(&self, account: AccountId, label: DataKeyLabel) {
+        self.lock().remove(&(account, label));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(AccountId, DataKeyLabel), DataKey>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,6 +6,7 @@ mod billing;
 mod bus;
 mod deciders;
 mod idempotency;
+mod retention;
 mod sandboxes;
 mod sign_in;
 mod sign_up;
