@@ -21,14 +21,14 @@ use omnirun_projections::{Directory, Fact, Fold as _};
 
 use crate::support::{HOST, START, credential, plans, sandbox_wish, token_wish};
 
-const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
-const HOUR: u64 = 3_600_000;
+pub const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
+pub const HOUR: u64 = 3_600_000;
 
 fn sealed() -> Sealed {
     Sealed { key: DataKeyLabel::Account, nonce: [0; 24], text: vec![0; 20] }
 }
 
-fn apply(directory: &mut Directory, subject: SubjectKind, event: impl Into<Event>, at: Timestamp) {
+pub fn apply(directory: &mut Directory, subject: SubjectKind, event: impl Into<Event>, at: Timestamp) {
     let (event, kind, subject) = (event.into(), subject, Subject::from(subject));
     let commit = CommitId::from_bytes([0; 16]);
     let actor = Actor::System(Role::Commands);
@@ -55,7 +55,7 @@ fn host() -> HostJoined {
     }
 }
 
-fn known() -> Directory {
+pub fn known() -> Directory {
     let mut directory = Directory::default();
     let opened = AccountOpened { email: sealed(), plan: "sandbox".to_owned() };
     apply(&mut directory, SubjectKind::Account(ACCOUNT), opened, START);
@@ -63,11 +63,11 @@ fn known() -> Directory {
     directory
 }
 
-fn wish(n: u8, now: Timestamp) -> Wish {
+pub fn wish(n: u8, now: Timestamp) -> Wish {
     Wish { id: CommandId::from_bytes([n; 16]), account: ACCOUNT, actor: Actor::Account(ACCOUNT), now }
 }
 
-fn plain() -> SandboxWish {
+pub fn plain() -> SandboxWish {
     SandboxWish { metadata: None, ..sandbox_wish() }
 }
 

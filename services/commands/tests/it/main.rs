@@ -2,6 +2,7 @@
 
 mod support;
 
+mod admission;
 mod billing;
 mod bus;
 mod deciders;

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use omnirun_billing::Period;
 use omnirun_billing::due::{MonthToDate, month_to_date};
 use omnirun_events::id::{AccountId, SandboxId};
 use omnirun_events::unit::Timestamp;
@@ -21,7 +22,7 @@ use crate::time::{parse, rfc3339};
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct UsageQuery {
-    /// A day or a moment in UTC; default: the beginning of the account's current month.
+    /// A day or a moment in UTC; default: the beginning of the account's month that `to` lies in.
     from: Option<String>,
     /// A day or a moment in UTC, itself not included; default: now.
     to: Option<String>,
@@ -108,10 +109,9 @@ pub(crate) async fn usage(
     Query(query): Query<UsageQuery>,
 ) -> Result<Response, ApiError> {
     let now = app.now();
-    let month = month(&app, caller.account, now);
-    let begin = month.as_ref().map_or(Timestamp(0), |month| month.period.start);
-    let from = moment(query.from.as_deref(), begin, "from has to be a day or an RFC 3339 time in UTC.")?;
     let to = moment(query.to.as_deref(), now, "to has to be a day or an RFC 3339 time in UTC.")?;
+    let begin = begin(&app, caller.account, to);
+    let from = moment(query.from.as_deref(), begin, "from has to be a day or an RFC 3339 time in UTC.")?;
     if from > to {
         return Err(ApiError::invalid("from has to be before to."));
     }
@@ -119,6 +119,8 @@ pub(crate) async fn usage(
         let ran = usage.of(caller.account).filter(|(_, one)| ran_between(one, from, to));
         ran.map(|(id, one)| (id, one.clone())).collect()
     });
+    let is_current = query.from.is_none() && query.to.is_none();
+    let month = month(&app, caller.account, now).filter(|_| is_current).map(ShownMonth::from);
     let sandboxes: Vec<UsageLine> = used.iter().map(|(id, one)| line(*id, one)).collect();
     let totals = sandboxes.iter().fold(Totals::default(), |sum, line| sum.plus(line.used));
     if query.format == Format::Csv {
@@ -129,9 +131,16 @@ pub(crate) async fn usage(
         to: rfc3339(to),
         sandboxes,
         totals,
-        month: month.filter(|_| query.from.is_none() && query.to.is_none()).map(ShownMonth::from),
+        month,
     };
     Ok(Json(shown).into_response())
+}
+
+/// The beginning of the account's month that `to` lies in, or ends.
+fn begin(app: &App, account: AccountId, to: Timestamp) -> Timestamp {
+    let before = Timestamp(to.0.saturating_sub(1));
+    let opened = app.directory.view(|directory, _| directory.accounts.get(account).map(|one| one.opened_at));
+    opened.map_or(Timestamp(0), |opened| Period::of(opened, before).start)
 }
 
 /// The account's month so far; none until its ledger is there, and where its plan is not in the plans file.

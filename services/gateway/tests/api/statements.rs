@@ -8,7 +8,7 @@ use omnirun_events::*;
 use serde_json::json;
 
 use crate::call::Call;
-use crate::world::World;
+use crate::world::{World, eventually_async};
 
 /// 2027-01-01.
 const JANUARY: Day = Day(20_819);
@@ -66,12 +66,16 @@ async fn usage_is_of_the_current_month_unless_a_range_is_asked_for() {
     let token = world.token().await;
     world.sandbox().await;
     let get = async |path: &str| Call::new("GET", path).key(&token).send(world.gateway).await;
-    let usage = get("/account/usage").await.json();
+    // The meters' view follows by itself.
+    let usage = eventually_async(async || {
+        let usage = get("/account/usage").await.json();
+        (usage["sandboxes"].as_array().map(Vec::len) == Some(1)).then_some(usage)
+    });
+    let usage = usage.await;
     let month = &usage["month"];
     assert_eq!(usage["from"], month["start"]);
     assert_eq!(month["soFar"]["amount"], json!({"microCents": 0, "cents": 0}));
     assert!(month["forecast"].is_object() && month["lines"] == json!([]), "{usage}");
-    assert_eq!(usage["sandboxes"].as_array().map(Vec::len), Some(1));
     let ranged = get("/account/usage?from=2020-01-01").await.json();
     assert!(ranged.get("month").is_none() && ranged["from"] == "2020-01-01T00:00:00.000Z", "{ranged}");
 }
