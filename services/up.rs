@@ -76,6 +76,7 @@ pub async fn run(options: Options) -> Result<()> {
     let commands = CommandService::start(omnirun_commands::Parts {
         reader: store.clone(),
         append: counted.clone(),
+        erase: store.clone(),
         directory: directory.live(),
         signer: identity.commands,
         master,

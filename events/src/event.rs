@@ -107,10 +107,11 @@ macro_rules! events {
 
 events! {
     AccountOpened(account::AccountOpened) = "account.opened", 1, by Commands;
+    EmailChanged(account::EmailChanged) = "account.email_changed", 1, by Commands;
     AddressClaimed(account::AddressClaimed) = "address.claimed", 1, by Commands;
     TokenCreated(token::TokenCreated) = "token.created", 1, by Commands;
     TokenRevoked(token::TokenRevoked) = "token.revoked", 1, by Commands;
-    ChallengeIssued(auth::ChallengeIssued) = "challenge.issued", 1, by Commands;
+    ChallengeIssued(auth::ChallengeIssued) = "challenge.issued", 2, by Commands;
     AttemptSpent(auth::AttemptSpent) = "challenge.attempt_spent", 1, by Commands;
     ChallengeUsed(auth::ChallengeUsed) = "challenge.used", 1, by Commands;
     SandboxRequested(sandbox::SandboxRequested) = "sandbox.requested", 1, by Commands;

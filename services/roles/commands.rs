@@ -51,6 +51,7 @@ pub async fn run(options: Options) -> Result<()> {
     let service = CommandService::start(omnirun_commands::Parts {
         reader: log.clone(),
         append: Counted::new(log.clone()),
+        erase: log.clone(),
         directory: directory.live(),
         signer: keys.signer,
         master,

@@ -77,6 +77,7 @@ impl LongAgo {
         let service = CommandService::start(Parts {
             reader: store.clone(),
             append: store.clone(),
+            erase: store.clone(),
             directory: directory.live(),
             signer: keys.commands,
             master,

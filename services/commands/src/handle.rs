@@ -1,10 +1,15 @@
 //! Handling: what each family needs from the world around its decision. The decisions are in [`crate::decide`].
 
-mod billing;
-mod fields;
+mod prove;
+mod send_code;
+
 mod request_code;
-mod sandboxes;
-mod tokens;
 mod verify_code;
 
-pub(crate) use verify_code::Presented;
+mod billing;
+mod change_email;
+mod fields;
+mod sandboxes;
+mod tokens;
+
+pub(crate) use prove::Presented;

@@ -92,7 +92,7 @@ impl CommandService {
             }
         }
         self.expire_lives(erase, cutoff, &mut expired).await?;
-        self.expire_keys(erase, &mut expired).await?;
+        self.expire_keys(&mut expired).await?;
         Ok(expired)
     }
 

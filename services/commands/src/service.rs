@@ -9,7 +9,7 @@ use omnirun_commands_api::mail::SendMail;
 use omnirun_commands_api::{Code, Command, Commands, Envelope, Rejection, Reply, SendError};
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::{AccountId, CommitId};
-use omnirun_events::log::{Append, Read};
+use omnirun_events::log::{Append, Erase, Read};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::Log;
 use omnirun_events::unit::Clock;
@@ -43,6 +43,8 @@ pub struct Parts {
     pub reader: Arc<dyn Read>,
     /// Appends to them.
     pub append: Arc<dyn Append>,
+    /// Destroys keys.
+    pub erase: Arc<dyn Erase>,
     /// The directory, being followed from the same store.
     pub directory: Live<Directory>,
     /// Signs, in the role Commands; its key is enrolled.
@@ -91,7 +93,7 @@ pub struct CommandService {
 impl CommandService {
     /// Starts the service: waits until the directory has read the log and opens every account's address. Needs a tokio runtime.
     pub async fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
-        let Parts { reader, append, directory, signer, master, mail, plans, clock, random } = parts;
+        let Parts { reader, append, erase, directory, signer, master, mail, plans, clock, random } = parts;
         let not_ready = |what| move |error: String| StartError::NotReady { what, message: error };
         let head = reader.head(Log::Events).await.map_err(|error| error.to_string());
         let head = head.map_err(not_ready("read the event log"))?;
@@ -99,7 +101,8 @@ impl CommandService {
         reached.map_err(not_ready("follow the event log"))?;
         let master = Arc::new(master);
         let writer = Arc::new(Writer { reader, append, directory: directory.clone(), signer });
-        let keys = Arc::new(DataKeys::new(writer.clone(), master.clone(), random.clone(), clock.clone()));
+        let keys = DataKeys::new(writer.clone(), erase, master.clone(), random.clone(), clock.clone());
+        let keys = Arc::new(keys);
         let index = AddressIndex::new(directory, keys.clone());
         index
             .sync()
@@ -175,6 +178,13 @@ impl CommandService {
                     Presented { challenge: *challenge, proof: *proof, page_secret: page_secret.as_ref() };
                 self.verify_code(envelope, email, presented, *kind, credential).await
             }
+            Command::RequestEmailChange { account, email, network } => {
+                self.request_email_change(envelope, *account, email, *network).await
+            }
+            Command::ChangeEmail { account, email, challenge, proof } => {
+                let presented = Presented { challenge: Some(*challenge), proof: *proof, page_secret: None };
+                self.change_email(envelope, *account, email, presented).await
+            }
             Command::CreateToken { account, wish, credential } => {
                 self.create_token(envelope, *account, wish, credential).await
             }
@@ -198,6 +208,7 @@ impl CommandService {
             Command::SendUsageNotice { account, noticed } => {
                 self.send_usage_notice(envelope, *account, noticed).await
             }
+            Command::SignExport { account, manifest } => self.sign_export(*account, *manifest).await,
             Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
         }
     }
@@ -225,7 +236,9 @@ fn is_for_the_system(command: &Command) -> bool {
 fn account_of(command: &Command) -> Option<AccountId> {
     match command {
         Command::RequestCode { .. } | Command::VerifyCode { .. } => None,
-        Command::CreateToken { account, .. }
+        Command::RequestEmailChange { account, .. }
+        | Command::ChangeEmail { account, .. }
+        | Command::CreateToken { account, .. }
         | Command::RevokeToken { account, .. }
         | Command::SignOutEverywhere { account }
         | Command::RequestSandbox { account, .. }
@@ -234,6 +247,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::CloseStatement { account, .. }
         | Command::CorrectStatement { account, .. }
         | Command::SendUsageNotice { account, .. }
+        | Command::SignExport { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),
     }
 }

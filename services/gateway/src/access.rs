@@ -34,6 +34,8 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("POST", "/tokens", ACCOUNT),
     ("DELETE", "/tokens/{id}", ACCOUNT),
     ("GET", "/account", ACCOUNT),
+    ("PATCH", "/account", ACCOUNT),
+    ("POST", "/account/export", ACCOUNT),
     ("GET", "/account/usage", USAGE),
     ("GET", "/account/statements", USAGE),
     ("GET", "/account/statements/{month}", USAGE),

@@ -159,6 +159,7 @@ const fn status_of(code: Code) -> (StatusCode, &'static str) {
         Code::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
         Code::UnknownTemplate => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_template"),
         Code::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        Code::AddressTaken => (StatusCode::CONFLICT, "address_taken"),
         Code::AlreadyFinal => (StatusCode::CONFLICT, "sandbox_ended"),
         Code::IdempotencyConflict => (StatusCode::CONFLICT, "idempotency_conflict"),
         Code::PlanLimit => (StatusCode::PAYMENT_REQUIRED, "plan_limit"),

@@ -42,6 +42,25 @@ impl Text {
                     hours(*included)
                 ),
             },
+            Content::ChangeEmailCode { code, valid_for } => Self {
+                subject: "Your OmniRun code for a new address",
+                body: format!(
+                    "Your code to make this the address of your OmniRun account:\n\n    {}\n\n\
+                     It works once, within {}.\n\n\
+                     If you did not ask for it, ignore this mail: nothing changes without\n\
+                     the code. OmniRun never asks you to tell it to anybody.\n",
+                    grouped(&code.0),
+                    minutes(*valid_for)
+                ),
+            },
+            Content::EmailChanged => Self {
+                subject: "Your OmniRun account has another address",
+                body: "The address of your OmniRun account was changed. This one is not stored any\n\
+                       more, and codes to sign in go to the new one.\n\n\
+                       If this was not you, somebody was signed in as you: write to the people\n\
+                       who run this service at once.\n"
+                    .to_owned(),
+            },
         }
     }
 }
@@ -108,7 +127,10 @@ mod tests {
 
     #[test]
     fn there_are_no_links_and_no_long_lines() {
-        for body in [text("012345").body, notice(100).body] {
+        let code = OneTimeCode("012345".to_owned());
+        let change = Content::ChangeEmailCode { code, valid_for: Millis(600_000) };
+        let bodies = [long(), change, Content::EmailChanged].map(|content| super::Text::of(&content).body);
+        for body in bodies.into_iter().chain([notice(100).body]) {
             assert!(!body.contains("http") && !body.contains("www") && body.is_ascii());
             assert!(body.lines().all(|line| line.len() <= 78), "{body}");
         }

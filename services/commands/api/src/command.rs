@@ -7,6 +7,7 @@ use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::billing::{StatementClosed, StatementCorrected, UsageNoticed};
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
+use omnirun_events::keys::Digest;
 use omnirun_events::sandbox::Network;
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::Subject;
@@ -152,6 +153,26 @@ pub enum Command {
         /// The credential to make valid.
         credential: NewCredential,
     },
+    /// Send a one-time code to an address that an account is to have from now on.
+    RequestEmailChange {
+        /// Whose.
+        account: AccountId,
+        /// The address as it was typed.
+        email: Personal,
+        /// Where it was asked from; none = on this machine, or it cannot be told.
+        network: Option<ClientNetwork>,
+    },
+    /// Give an account another address: spend a try, compare, use the code up, and destroy the key of the address before.
+    ChangeEmail {
+        /// Whose.
+        account: AccountId,
+        /// The address as it was typed.
+        email: Personal,
+        /// The challenge.
+        challenge: ChallengeId,
+        /// Proof of the code for it.
+        proof: CodeProof,
+    },
     /// Make an API token valid.
     CreateToken {
         /// Whose.
@@ -219,6 +240,13 @@ pub enum Command {
         /// What was reached.
         noticed: UsageNoticed,
     },
+    /// Vouch for the export of an account. Changes nothing; the signature is over [`EXPORT_TYPE`], the account's id and the digest.
+    SignExport {
+        /// Whose.
+        account: AccountId,
+        /// SHA-256 of the manifest.
+        manifest: Digest,
+    },
     /// Open sealed fields of one account. Changes nothing; only the commands service holds the keys.
     OpenFields {
         /// Whose.
@@ -234,6 +262,8 @@ impl Command {
         match self {
             Self::RequestCode { .. } => "cmd.account.request_code",
             Self::VerifyCode { .. } => "cmd.account.verify_code",
+            Self::RequestEmailChange { .. } => "cmd.account.request_email_change",
+            Self::ChangeEmail { .. } => "cmd.account.change_email",
             Self::CreateToken { .. } => "cmd.token.create",
             Self::RevokeToken { .. } => "cmd.token.revoke",
             Self::SignOutEverywhere { .. } => "cmd.token.sign_out_everywhere",
@@ -243,6 +273,7 @@ impl Command {
             Self::CloseStatement { .. } => "cmd.billing.close_statement",
             Self::CorrectStatement { .. } => "cmd.billing.correct_statement",
             Self::SendUsageNotice { .. } => "cmd.billing.send_usage_notice",
+            Self::SignExport { .. } => "cmd.account.sign_export",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
@@ -251,6 +282,8 @@ impl Command {
     pub const SUBJECTS: [&'static str; 12] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
+        "cmd.account.request_email_change",
+        "cmd.account.change_email",
         "cmd.token.create",
         "cmd.token.revoke",
         "cmd.token.sign_out_everywhere",
@@ -260,9 +293,13 @@ impl Command {
         "cmd.billing.close_statement",
         "cmd.billing.correct_statement",
         "cmd.billing.send_usage_notice",
+        "cmd.account.sign_export",
         "cmd.account.open_fields",
     ];
 }
+
+/// DSSE type of the signature of an export's manifest.
+pub const EXPORT_TYPE: &str = "application/vnd.omnirun.export.v1";
 
 /// What a code's proof names when the user did not say which challenge the code answers.
 pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);

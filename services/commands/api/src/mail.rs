@@ -42,6 +42,15 @@ pub enum Content {
         /// How long it works.
         valid_for: Millis,
     },
+    /// A code that makes the address it is sent to the account's.
+    ChangeEmailCode {
+        /// The code.
+        code: OneTimeCode,
+        /// How long it works.
+        valid_for: Millis,
+    },
+    /// To the address before: it is the account's no more.
+    EmailChanged,
     /// How much of what a month includes is used.
     UsageNotice {
         /// The percentage that was reached: 50, 80 or 100.
@@ -53,6 +62,16 @@ pub enum Content {
         /// The day (UTC) on which the next month begins, such as 2026-01-31.
         resets_on: String,
     },
+}
+
+impl Content {
+    /// The code in it, if it has one.
+    pub const fn code(&self) -> Option<&OneTimeCode> {
+        match self {
+            Self::SignInCode { code, .. } | Self::ChangeEmailCode { code, .. } => Some(code),
+            Self::EmailChanged | Self::UsageNotice { .. } => None,
+        }
+    }
 }
 
 /// Why a mail was not handed over.

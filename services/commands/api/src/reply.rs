@@ -1,6 +1,6 @@
 //! Answers: what was decided and where it is in the log, or why not.
 
-use omnirun_events::id::{AccountId, ChallengeId, SandboxId, TokenId};
+use omnirun_events::id::{AccountId, ChallengeId, KeyId, SandboxId, TokenId};
 use omnirun_events::log::Position;
 use omnirun_events::unit::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub enum Outcome {
         /// When it expires.
         expires_at: Timestamp,
     },
+    /// The account has the address.
+    EmailChanged,
     /// The token is valid.
     TokenCreated {
         /// The token.
@@ -81,6 +83,14 @@ pub enum Outcome {
     UsageNoticed,
     /// The account was told before, or its month is another by now.
     UsageAlreadyNoticed,
+    /// The export is vouched for.
+    ExportSigned {
+        /// The commands service's key.
+        key: KeyId,
+        /// Ed25519, 64 bytes.
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
+    },
     /// The opened fields in the order asked; none where the key is destroyed or the field was sealed elsewhere.
     FieldsOpened(
         /// The plain texts.
@@ -126,6 +136,8 @@ pub enum Code {
     UnknownTemplate,
     /// 404: it does not exist, or not for this account.
     NotFound,
+    /// 409: another account has the address. Said only to whoever reads its mail.
+    AddressTaken,
     /// 409: the thing has ended.
     AlreadyFinal,
     /// 409: the idempotency key came before with another wish.

@@ -9,7 +9,6 @@ use omnirun_events::unit::{MicroCents, StandardMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::time::{day, rfc3339};
 
 /// How an answer is written.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +55,7 @@ pub(crate) struct ShownLine {
 impl From<&StatementLine> for ShownLine {
     fn from(line: &StatementLine) -> Self {
         Self {
-            day: day(line.day.start()),
+            day: line.day.start().day(),
             cpu_count: line.shape.map(|shape| shape.vcpus.0),
             memory_mb: line.shape.map(|shape| shape.memory.0),
             sandboxes: line.sandboxes,
@@ -122,8 +121,8 @@ impl From<MonthToDate> for ShownMonth {
     fn from(month: MonthToDate) -> Self {
         Self {
             month: month.period.label(),
-            start: rfc3339(month.period.start),
-            end: rfc3339(month.period.end),
+            start: month.period.start.rfc3339(),
+            end: month.period.end.rfc3339(),
             so_far: month.bill.into(),
             forecast: month.forecast.into(),
             lines: month.lines.iter().map(ShownLine::from).collect(),

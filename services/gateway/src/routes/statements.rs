@@ -14,7 +14,6 @@ use crate::error::ApiError;
 use crate::extract::{Month, Query};
 use crate::gateway::App;
 use crate::routes::billing::{Amount, Format, ShownLine, csv_answer, seconds};
-use crate::time::{day, rfc3339};
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -70,7 +69,7 @@ impl From<&Closed> for ShownStatement {
     fn from(closed: &Closed) -> Self {
         let statement = &closed.statement;
         let corrections = closed.corrections.iter().map(|(at, correction, amount)| ShownCorrection {
-            at: rfc3339(*at),
+            at: at.rfc3339(),
             kind: match correction {
                 Correction::Credit => "credit",
                 Correction::Charge => "charge",
@@ -79,11 +78,11 @@ impl From<&Closed> for ShownStatement {
         });
         Self {
             month: label(statement.start),
-            start: rfc3339(statement.start),
-            end: rfc3339(statement.end),
-            closed_at: rfc3339(closed.at),
+            start: statement.start.rfc3339(),
+            end: statement.end.rfc3339(),
+            closed_at: closed.at.rfc3339(),
             plan: statement.plan.clone(),
-            price_from: day(statement.price_from),
+            price_from: statement.price_from.day(),
             base: statement.base.into(),
             included_seconds: seconds(statement.included),
             overage_per_second: statement.overage_per_second.map(Amount::from),
@@ -143,10 +142,10 @@ fn summary(closed: &[Closed]) -> String {
         let statement = &closed.statement;
         let row = [
             label(statement.start),
-            rfc3339(statement.start),
-            rfc3339(statement.end),
+            statement.start.rfc3339(),
+            statement.end.rfc3339(),
             statement.plan.clone(),
-            day(statement.price_from),
+            statement.price_from.day(),
             seconds(statement.standard).to_string(),
             seconds(statement.overage).to_string(),
             statement.amount.0.to_string(),

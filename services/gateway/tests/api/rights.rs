@@ -25,6 +25,8 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("POST", "/tokens", "", json!({"name": "n", "scopes": ["account:*"]})),
         ("DELETE", "/tokens/{id}", "", none.clone()),
         ("GET", "/account", "", none.clone()),
+        ("PATCH", "/account", "", json!({"email": "b@example.org"})),
+        ("POST", "/account/export", "", none.clone()),
         ("GET", "/account/usage", "", none.clone()),
         ("GET", "/account/statements", "", none.clone()),
         ("GET", "/account/statements/{month}", "", none.clone()),
