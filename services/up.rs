@@ -20,8 +20,8 @@ use omnirun_commands::{CommandService, MasterKey};
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::unit::Millis;
 use omnirun_gateway::Gateway;
-use omnirun_projector::Bills;
 use omnirun_ops::{Identity, OpsServer, identity};
+use omnirun_projector::Bills;
 use omnirun_sled::{EmbeddedLog, SledLog};
 use omnirun_worker::{Stop, Stores};
 use tokio::net::TcpListener;
@@ -66,7 +66,8 @@ pub async fn run(options: Options) -> Result<()> {
     let mail::Mail { send: mail, mailbox } = mail::choose(&options)?;
 
     let mut tasks = Tasks::new();
-    let seen = vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _, Arc::new(billing.live()) as _];
+    let seen =
+        vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _, Arc::new(billing.live()) as _];
     let ops = OpsServer::bind(&data, store.clone(), seen)?;
     tasks.spawn(async move {
         ops.serve().await;

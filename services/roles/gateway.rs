@@ -71,7 +71,8 @@ pub async fn run(options: Options) -> Result<()> {
     views::require_enrolled(&*log, &directory.live(), &keys.signer).await?;
 
     let mut tasks = Tasks::new();
-    let seen = vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _, Arc::new(billing.live()) as _];
+    let seen =
+        vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _, Arc::new(billing.live()) as _];
     let ops = OpsServer::bind(state.path(), log.clone(), seen)?;
     tasks.spawn(async move {
         ops.serve().await;

@@ -198,7 +198,9 @@ impl LongAgo {
             }
         }
         match self.ask(Command::OpenFields { account, fields }).await? {
-            Outcome::FieldsOpened(texts) => Ok(texts.into_iter().map(|text| text.map(|text| text.0)).collect()),
+            Outcome::FieldsOpened(texts) => {
+                Ok(texts.into_iter().map(|text| text.map(|text| text.0)).collect())
+            }
             other => bail!("{other:?}"),
         }
     }

@@ -41,9 +41,11 @@ fn on_disk(directory: &Path, bytes: &[u8]) -> Result<bool> {
 async fn shown(data: &Path, sandbox: SandboxId) -> Result<usize> {
     let mut count = 0;
     for log in [Log::Events].into_iter().chain(Slot::all().map(Log::Usage)) {
-        let (exit, text) =
-            ops(data, &["tail", "--from", "1", "--log", &log.to_string(), "--filter", &format!("*.*.*.{sandbox}")])
-                .await?;
+        let (exit, text) = ops(
+            data,
+            &["tail", "--from", "1", "--log", &log.to_string(), "--filter", &format!("*.*.*.{sandbox}")],
+        )
+        .await?;
         assert_eq!(exit, 0, "{text}");
         count += text.lines().filter(|line| line.contains(&sandbox.to_string())).count();
     }
@@ -51,7 +53,8 @@ async fn shown(data: &Path, sandbox: SandboxId) -> Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_91_days_old_is_gone_with_its_files_and_its_free_text_and_at_89_days_it_is_there() -> Result<()> {
+async fn what_is_91_days_old_is_gone_with_its_files_and_its_free_text_and_at_89_days_it_is_there()
+-> Result<()> {
     let directory = tempfile::tempdir()?;
     let data = directory.path().join("data");
     let mut past = LongAgo::open(&data, ago(130)).await?;

@@ -34,12 +34,7 @@ pub fn month_to_date(ledger: &Ledger, plan: &Plan, now: Timestamp) -> MonthToDat
     let lines = ledger.lines(period);
     let price = plan.price_at(period.start);
     let used = sum(&lines);
-    MonthToDate {
-        period,
-        lines,
-        bill: rate(price, used),
-        forecast: rate(price, forecast(used, period, now)),
-    }
+    MonthToDate { period, lines, bill: rate(price, used), forecast: rate(price, forecast(used, period, now)) }
 }
 
 /// What will be used by the month's end at the pace so far. Whole seconds.

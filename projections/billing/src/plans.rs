@@ -162,7 +162,8 @@ impl Fields {
         if self.memory_mib_max < 128 {
             return Err(refuse("memory_mib_max", "must be at least 128 MiB"));
         }
-        let prices = self.price.into_iter().map(|price| price.check(refuse)).collect::<Result<Vec<_>, _>>()?;
+        let prices =
+            self.price.into_iter().map(|price| price.check(refuse)).collect::<Result<Vec<_>, _>>()?;
         if prices.is_empty() {
             return Err(refuse("price", "must have at least one version"));
         }
@@ -219,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_month_is_rated_by_the_version_that_holds_when_it_begins() {
-        let newer = "\n[[plan.launch.price]]\nfrom = \"2027-03-10\"\nmonth = 5\nyear = 50\nhours_included = 1\n";
+        let newer =
+            "\n[[plan.launch.price]]\nfrom = \"2027-03-10\"\nmonth = 5\nyear = 50\nhours_included = 1\n";
         let plans = Plans::parse(&format!("{GIVEN}{newer}")).expect("a later version");
         let launch = plans.get("launch").expect("there is one");
         let month = |year, month, day| launch.price_at(Date { year, month, day }.start()).month.0;
@@ -244,7 +246,11 @@ mod tests {
     fn a_wrong_value_is_refused_with_its_plan_and_field() {
         refused("\nstart = \"sandbox\"", "\nstart = \"gold\"", "gold");
         refused("concurrency = 20", "concurrency = 0", "plan sandbox: concurrency");
-        refused("creations_per_minute = 300", "creations_per_minute = 0", "plan launch: creations_per_minute");
+        refused(
+            "creations_per_minute = 300",
+            "creations_per_minute = 0",
+            "plan launch: creations_per_minute",
+        );
         refused("session_seconds_max = 3600", "session_seconds_max = 0", "session_seconds_max");
         refused("vcpus_max = 2", "vcpus_max = 0", "vcpus_max");
         refused("memory_mib_max = 2048", "memory_mib_max = 64", "memory_mib_max");

@@ -14,8 +14,8 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, code, commands, export, files, sandboxes, service, sessions, sign_in, statements, tokens, upload,
-    usage,
+    account, code, commands, export, files, sandboxes, service, sessions, sign_in, statements, tokens,
+    upload, usage,
 };
 
 #[derive(OpenApi)]

@@ -120,7 +120,9 @@ mod tests {
     fn a_notice_says_what_is_used_of_what_and_when_it_begins_anew() {
         let text = notice(80);
         assert_eq!(text.subject, "80 % of your OmniRun hours are used");
-        assert!(text.body.contains("20.00 of the 25.00 sandbox-hours") && text.body.contains("on 2026-12-15"));
+        assert!(
+            text.body.contains("20.00 of the 25.00 sandbox-hours") && text.body.contains("on 2026-12-15")
+        );
         assert_eq!(notice(50).subject, "Half of your OmniRun hours are used");
         assert_eq!(notice(100).subject, "All of your OmniRun hours are used");
     }

@@ -84,7 +84,8 @@ impl Bills {
         self.ledgers.has_all(&*self.reader, &logs, CATCH_UP_WITHIN).await?;
         let mut looked = Looked::default();
         for due in self.ledgers.view(|ledgers, _| self.due(ledgers, now, &mut looked)) {
-            let (is_notice, sent) = (matches!(due.command, Command::SendUsageNotice { .. }), self.send(due).await);
+            let (is_notice, sent) =
+                (matches!(due.command, Command::SendUsageNotice { .. }), self.send(due).await);
             match sent {
                 Ok(()) if is_notice => looked.noticed += 1,
                 Ok(()) => looked.closed += 1,

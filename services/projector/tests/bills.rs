@@ -51,7 +51,8 @@ impl World {
             _ => Actor::Operator,
         };
         let commit = CommitId::derive(&head.version.to_be_bytes(), subject.as_str());
-        let draft = Draft { commit, subject: subject.clone(), at, actor, cause: None, events: vec![event.into()] };
+        let draft =
+            Draft { commit, subject: subject.clone(), at, actor, cause: None, events: vec![event.into()] };
         let record = signer(role).sign(&draft, &head).expect("small").bytes;
         let entry = Entry { subject, expected: head.sequence, commit, record };
         self.log.append_all(Batch::one(entry)).await.expect("one writer");
@@ -60,7 +61,12 @@ impl World {
     /// A world in which a sandbox ran for `hours` on the first day of January, and an account was opened on that day.
     async fn new(hours: u64) -> Arc<Self> {
         let now = Arc::new(AtomicU64::new(START.0));
-        let world = Arc::new(Self { log: MemoryLog::default(), now, asked: Mutex::default(), refuses: Mutex::default() });
+        let world = Arc::new(Self {
+            log: MemoryLog::default(),
+            now,
+            asked: Mutex::default(),
+            refuses: Mutex::default(),
+        });
         for role in [Role::Commands, Role::Worker] {
             let (key, host) = (signer(role), (role == Role::Worker).then_some(HOST));
             let enrolled = KeyEnrolled { key: key.id(), public: key.public(), role, host };
@@ -143,7 +149,10 @@ impl Commands for Double {
 }
 
 async fn look(bills: &Bills) -> Looked {
-    tokio::time::timeout(Duration::from_secs(20), bills.look()).await.expect("soon").expect("the log is there")
+    tokio::time::timeout(Duration::from_secs(20), bills.look())
+        .await
+        .expect("soon")
+        .expect("the log is there")
 }
 
 const CLOSE: &str = "cmd.billing.close_statement";

@@ -107,7 +107,11 @@ impl Sandbox {
 
     /// Moment by the host's clock, and running time, of each reading that was made; the last one is that of its end.
     pub fn readings(&self) -> Vec<(Timestamp, Millis)> {
-        self.true_readings().into_iter().enumerate().map(|(n, (at, wall))| (self.clock_at(n, at), wall)).collect()
+        self.true_readings()
+            .into_iter()
+            .enumerate()
+            .map(|(n, (at, wall))| (self.clock_at(n, at), wall))
+            .collect()
     }
 
     fn true_readings(&self) -> Vec<(u64, Millis)> {
@@ -153,8 +157,12 @@ impl Sandbox {
             }
             steps.push(step);
             if n + 1 == readings.len() && self.dies_after.is_none() {
-                let stopped =
-                    SandboxStopped { reason: StopReason::TimedOut, stopped_at: observed_at, meter, teardown: Millis(1) };
+                let stopped = SandboxStopped {
+                    reason: StopReason::TimedOut,
+                    stopped_at: observed_at,
+                    meter,
+                    teardown: Millis(1),
+                };
                 let kind = SubjectKind::Sandbox(account, id);
                 steps.push(Step { at: at + late + 1, kind, event: stopped.into() });
             }
@@ -300,6 +308,9 @@ fn sandbox(chaos: Chaos) -> impl Strategy<Value = Sandbox> {
 /// Some history.
 pub fn history(chaos: Chaos) -> impl Strategy<Value = History> {
     let sandboxes = prop::collection::vec(sandbox(chaos), 0..12);
-    (sandboxes, HOUR..3 * DAY)
-        .prop_map(|(sandboxes, look_every)| History { sandboxes, look_every, ..History::empty() })
+    (sandboxes, HOUR..3 * DAY).prop_map(|(sandboxes, look_every)| History {
+        sandboxes,
+        look_every,
+        ..History::empty()
+    })
 }

@@ -167,7 +167,9 @@ fn half_four_fifths_and_all_of_what_a_month_includes_are_worth_a_notice() {
     let plans = History::empty().plans();
     let plan = plans.get("test").expect("one plan");
     let hours = history::INCLUDED_SECONDS / 3600;
-    for (ran, expected) in [(hours / 2 - 1, None), (hours / 2, Some(50)), (hours * 4 / 5, Some(80)), (hours, Some(100))] {
+    for (ran, expected) in
+        [(hours / 2 - 1, None), (hours / 2, Some(50)), (hours * 4 / 5, Some(80)), (hours, Some(100))]
+    {
         let history = steady(ran);
         let now = history::begin().after(Millis(20 * history::DAY));
         let state = history.until(now);

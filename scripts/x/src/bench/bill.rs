@@ -13,8 +13,8 @@ use omnirun_events::sealing::{DataKeyLabel, Sealed};
 use omnirun_events::unit::{Seconds, Shape, StandardMillis};
 use omnirun_events::usage::{Meter, UsageMetered};
 use omnirun_events::{
-    AccountId, Actor, CommitId, Event, Mebibytes, Millis, Role, SandboxId, Sequence, Slot, Subject, SubjectKind,
-    Timestamp, Vcpus,
+    AccountId, Actor, CommitId, Event, Mebibytes, Millis, Role, SandboxId, Sequence, Slot, Subject,
+    SubjectKind, Timestamp, Vcpus,
 };
 use omnirun_projections::{Fact, Fold as _};
 
@@ -52,7 +52,8 @@ pub fn run(options: &Options) -> Result<()> {
         rows.push(measure(events)?);
         events *= 10;
     }
-    let head = ["events", "sandboxes", "fold s", "ns/event", "making them ns/event", "kept MB", "checkpoint MB"];
+    let head =
+        ["events", "sandboxes", "fold s", "ns/event", "making them ns/event", "kept MB", "checkpoint MB"];
     print_table("the billing fold: requests and ends, then readings of all sandboxes in turns", &head, &rows);
     Ok(())
 }

@@ -279,7 +279,7 @@ impl Command {
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 12] = [
+    pub const SUBJECTS: [&'static str; 15] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.account.request_email_change",

@@ -75,7 +75,8 @@ pub fn notice(
     if noticed.start != terms.period.start || told >= Some((noticed.start, noticed.percent)) {
         return Ok(Decision::Already(Outcome::UsageAlreadyNoticed));
     }
-    let reached = u128::from(noticed.used.0) * 100 >= u128::from(noticed.included.0) * u128::from(noticed.percent);
+    let reached =
+        u128::from(noticed.used.0) * 100 >= u128::from(noticed.included.0) * u128::from(noticed.percent);
     if !NOTICES.contains(&noticed.percent) || noticed.included != terms.price.included || !reached {
         return Err(Rejection::new(Code::Invalid, "The notice does not follow from the account's plan."));
     }

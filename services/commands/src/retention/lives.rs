@@ -46,9 +46,10 @@ impl CommandService {
         let admission = Subject::from(SubjectKind::Admission(account));
         self.writer.reach(std::slice::from_ref(&admission)).await?;
         let records = self.seen(Log::Events, Filter::exactly(&admission)).await?;
-        let trim = self.writer.directory.view(|directory, _| {
-            expired(&records, |sandbox| life(directory, sandbox), cutoff)
-        });
+        let trim = self
+            .writer
+            .directory
+            .view(|directory, _| expired(&records, |sandbox| life(directory, sandbox), cutoff));
         let Some(Trim { sandboxes, records: count, last_goes }) = trim else { return Ok(None) };
         if last_goes == LastGoes::Yes {
             self.say(SubjectKind::Admission(account), vec![AdmissionTrimmed {}.into()]).await?;

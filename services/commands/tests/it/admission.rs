@@ -21,8 +21,14 @@ use crate::support::{HOST, START};
 #[derive(Debug, Clone)]
 enum Step {
     Pass(u64),
-    Request { vcpus: u8, timeout: u32 },
-    Extend { which: prop::sample::Index, timeout: u32 },
+    Request {
+        vcpus: u8,
+        timeout: u32,
+    },
+    Extend {
+        which: prop::sample::Index,
+        timeout: u32,
+    },
     Start(prop::sample::Index),
     /// How much of its time it ran, in percent.
     Stop(prop::sample::Index, u64),
@@ -77,7 +83,8 @@ impl World {
         match step {
             Step::Pass(time) => self.now = now.after(Millis(*time)),
             Step::Request { vcpus, timeout } => {
-                let wanted = SandboxWish { vcpus: Some(Vcpus(*vcpus)), timeout: Seconds(*timeout), ..plain() };
+                let wanted =
+                    SandboxWish { vcpus: Some(Vcpus(*vcpus)), timeout: Seconds(*timeout), ..plain() };
                 let decision =
                     request::decide(&self.directory, plans, &wish, &wanted, None, &Recorded::Nothing);
                 self.write(decision);

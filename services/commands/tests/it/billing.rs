@@ -120,11 +120,8 @@ async fn only_a_closed_month_is_corrected_and_a_retry_corrects_it_once() {
     let process = world.process().await;
     let account = world.sign_in(&process, "a@example.org").await;
     let statement = statement(START);
-    let corrected = StatementCorrected {
-        start: statement.start,
-        correction: Correction::Credit,
-        amount: MicroCents(5),
-    };
+    let corrected =
+        StatementCorrected { start: statement.start, correction: Correction::Credit, amount: MicroCents(5) };
     let correct = || world.envelope(Command::CorrectStatement { account, corrected: corrected.clone() });
     assert_eq!(process.send(correct()).await.expect_err("not closed").code, Code::NotFound);
     world.pass(statement.end.after(CLOSE_AFTER).since(START));

@@ -178,7 +178,11 @@ fn the_months_hours_count_what_ran_and_what_is_reserved_and_nothing_that_failed(
 
 #[test]
 fn a_minute_admits_what_the_plan_says_and_the_refusal_says_when_there_is_room() {
-    let text = include_str!("../../../../infra/plans.toml").replacen("creations_per_minute = 120", "creations_per_minute = 2", 1);
+    let text = include_str!("../../../../infra/plans.toml").replacen(
+        "creations_per_minute = 120",
+        "creations_per_minute = 2",
+        1,
+    );
     let plans = Plans::parse(&text).expect("valid");
     let mut directory = known();
     let at = |millis| START.after(Millis(millis));

@@ -44,12 +44,18 @@ async fn lived(world: &World, process: &Process, account: AccountId) -> (Sandbox
     }
     let (reason, stopped_at) = (StopReason::TimedOut, world.time());
     world.as_worker(subject, SandboxStopped { reason, stopped_at, meter, teardown: Millis(1) }).await;
-    let sealed = process.view(world, |directory| directory.sandboxes.get(sandbox).and_then(|one| one.metadata.clone()));
+    let sealed = process
+        .view(world, |directory| directory.sandboxes.get(sandbox).and_then(|one| one.metadata.clone()));
     (sandbox, sealed.await.expect("it has metadata"), stopped_at)
 }
 
 /// What a copy of the log would still give somebody who asks for a sandbox's free text.
-async fn free_text(world: &World, process: &Process, account: AccountId, sealed: &Sealed) -> Option<Personal> {
+async fn free_text(
+    world: &World,
+    process: &Process,
+    account: AccountId,
+    sealed: &Sealed,
+) -> Option<Personal> {
     let subject = SubjectKind::Admission(account).into();
     let field = SealedField { subject, field: METADATA_FIELD.to_owned(), sealed: sealed.clone() };
     let open = Command::OpenFields { account, fields: vec![field] };

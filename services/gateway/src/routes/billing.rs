@@ -9,7 +9,6 @@ use omnirun_events::unit::{MicroCents, StandardMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-
 /// How an answer is written.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]

@@ -125,13 +125,7 @@ pub(crate) async fn usage(
     if query.format == Format::Csv {
         return Ok(csv(&sandboxes));
     }
-    let shown = ShownUsage {
-        from: from.rfc3339(),
-        to: to.rfc3339(),
-        sandboxes,
-        totals,
-        month,
-    };
+    let shown = ShownUsage { from: from.rfc3339(), to: to.rfc3339(), sandboxes, totals, month };
     Ok(Json(shown).into_response())
 }
 

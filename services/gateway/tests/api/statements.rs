@@ -34,7 +34,8 @@ async fn a_closed_month_is_shown_as_it_was_recorded_with_what_was_corrected_sinc
     assert_eq!(one["amount"], json!({"microCents": 7_000_001, "cents": 7}));
     assert_eq!(one["due"], json!({"microCents": 6_999_999, "cents": 6}));
     assert_eq!(one["corrections"][0]["kind"], "credit");
-    let line = json!({"day": "2027-01-01", "cpuCount": 1, "memoryMB": 512, "sandboxes": 2, "standardSeconds": 61});
+    let line =
+        json!({"day": "2027-01-01", "cpuCount": 1, "memoryMB": 512, "sandboxes": 2, "standardSeconds": 61});
     assert_eq!(one["lines"], json!([line]));
     assert_eq!((&one["priceFrom"], &one["plan"]), (&json!("2026-01-01"), &json!("launch")));
     for other in ["2027-03", "2027-1", "x"] {

@@ -229,7 +229,9 @@ impl Commands for Double {
                 let (key, signature) = (KeyId::from_bytes([0; 16]), vec![0; 64]);
                 (None, Outcome::ExportSigned { key, signature })
             }
-            Command::CloseStatement { .. } | Command::CorrectStatement { .. } | Command::SendUsageNotice { .. } => {
+            Command::CloseStatement { .. }
+            | Command::CorrectStatement { .. }
+            | Command::SendUsageNotice { .. } => {
                 panic!("a gateway asks for no such thing")
             }
             Command::OpenFields { fields, .. } => {
@@ -348,7 +350,8 @@ impl World {
     }
 
     pub async fn open(&self, account: AccountId) {
-        let opened = AccountOpened { email: seal("someone@example.org".to_owned()), plan: "sandbox".to_owned() };
+        let opened =
+            AccountOpened { email: seal("someone@example.org".to_owned()), plan: "sandbox".to_owned() };
         self.writer.append(Role::Commands, SubjectKind::Account(account), vec![opened.into()]).await;
     }
 
