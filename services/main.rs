@@ -31,6 +31,8 @@ enum Role {
     Gateway(roles::gateway::Options),
     /// Run sandboxes on this machine
     Worker(roles::worker::Options),
+    /// Close months and have accounts told of their use, over the bus
+    Projector(roles::projector::Options),
     /// Hand mails from the bus to a mail server
     Mailer(roles::mailer::Options),
     /// Own one guest: started by a worker, with its orders on standard input
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Role::Commands(options) => serve(roles::commands::run(options)),
         Role::Gateway(options) => serve(roles::gateway::run(options)),
         Role::Worker(options) => serve(roles::worker::run(options)),
+        Role::Projector(options) => serve(roles::projector::run(options)),
         Role::Mailer(options) => serve(roles::mailer::run(options)),
     }
 }

@@ -20,7 +20,7 @@ use crate::wiring::state::views_of;
 use crate::{process, up};
 
 /// The roles that keep read models, the one that keeps them all first.
-const ROLES: [&str; 3] = ["gateway", "commands", "worker"];
+const ROLES: [&str; 4] = ["gateway", "commands", "worker", "projector"];
 
 /// Arguments of `omnirun ops`
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   gateway ──cmd.>──▶ commands ──mail.send──▶ mailer        each follows EVENTS by itself; workers take requests from a queue
+//!   projector ──cmd.billing.>──▶ commands                    what time decides about bills
 //!   <data>/root.pub, <data>/keys/     only the keys of the role      <data>/<role>/     its checkpoints, ops.sock, outbox, guests
 //! ```
 //!
@@ -10,6 +11,7 @@
 pub mod commands;
 pub mod gateway;
 pub mod mailer;
+pub mod projector;
 pub mod worker;
 
 use std::path::PathBuf;

@@ -21,6 +21,7 @@ use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::unit::Millis;
 use omnirun_gateway::Gateway;
 use omnirun_ops::{Identity, OpsServer, identity};
+use omnirun_projector::Bills;
 use omnirun_sled::{EmbeddedLog, SledLog};
 use omnirun_worker::{Stop, Stores};
 use tokio::net::TcpListener;
@@ -31,7 +32,6 @@ pub use options::Options;
 use crate::process;
 use crate::wiring::counted::Counted;
 use crate::wiring::host::{self, DataPath};
-use crate::wiring::plans::PlanPricing;
 use crate::wiring::run::{StopSignals, Tasks, outcome};
 use crate::wiring::views;
 
@@ -62,11 +62,13 @@ pub async fn run(options: Options) -> Result<()> {
     identity::enrol(&*store, &*store, &identity, clock()).await.context("cannot enrol the signing keys")?;
     let directory = views::directory(store.clone(), identity.root, &data).await?;
     let usage = views::usage(store.clone(), identity.root, &data).await?;
+    let billing = views::billing(store.clone(), identity.root, &data).await?;
     let mail::Mail { send: mail, mailbox } = mail::choose(&options)?;
 
     let mut tasks = Tasks::new();
-    let ops =
-        OpsServer::bind(&data, store.clone(), vec![Arc::new(directory.live()), Arc::new(usage.live())])?;
+    let seen =
+        vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _, Arc::new(billing.live()) as _];
+    let ops = OpsServer::bind(&data, store.clone(), seen)?;
     let operators = ops.commands();
     tasks.spawn(async move {
         ops.serve().await;
@@ -94,6 +96,24 @@ pub async fn run(options: Options) -> Result<()> {
             "the reconciler of commands"
         }
     });
+    tasks.spawn({
+        let (commands, erase) = (commands.clone(), store.clone());
+        async move {
+            commands.retain(erase).await;
+            "retention"
+        }
+    });
+    let bills = Bills {
+        reader: store.clone(),
+        ledgers: billing.live(),
+        commands: commands.clone(),
+        plans: plans.clone(),
+        clock: clock.clone(),
+    };
+    tasks.spawn(async move {
+        bills.run().await;
+        "the projector of bills"
+    });
     let stores = Stores { read: store.clone(), append: counted.clone(), queue: counted };
     let here = DataPath { listen: ([127, 0, 0, 1], 0).into(), advertised: None };
     let worker = host::start(&options.host, &data, stores, directory.live(), identity.worker, here).await?;
@@ -103,7 +123,8 @@ pub async fn run(options: Options) -> Result<()> {
         reader: store.clone(),
         directory: directory.live(),
         usage: usage.live(),
-        pricing: Some(Arc::new(PlanPricing::new(plans))),
+        billing: billing.live(),
+        plans,
         signer: identity.gateway,
         secret: *identity.gateway_secret.expose(),
         clock,
@@ -129,6 +150,7 @@ pub async fn run(options: Options) -> Result<()> {
     worker.stop(Stop::Leave).await;
     directory.stop().await;
     usage.stop().await;
+    billing.stop().await;
     store.kept().close().context("cannot close the log")?;
     outcome(ended)
 }

@@ -11,7 +11,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserializer, Serialize};
 
 use crate::envelope::Role;
-use crate::{account, auth, erasure, host, keys, ops, sandbox, token, usage};
+use crate::{account, auth, billing, erasure, host, keys, ops, sandbox, token, usage};
 
 /// Name and version under which an event is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
@@ -116,12 +116,16 @@ events! {
     ChallengeUsed(auth::ChallengeUsed) = "challenge.used", 1, by Commands;
     SandboxRequested(sandbox::SandboxRequested) = "sandbox.requested", 1, by Commands;
     TimeoutExtended(sandbox::TimeoutExtended) = "sandbox.timeout_extended", 1, by Commands;
+    AdmissionTrimmed(sandbox::AdmissionTrimmed) = "admission.trimmed", 1, by Commands;
     StopRequested(sandbox::StopRequested) = "sandbox.stop_requested", 1, by Commands;
     SandboxFailed(sandbox::SandboxFailed) = "sandbox.failed", 1, by Commands | Worker;
     SandboxClaimed(sandbox::SandboxClaimed) = "sandbox.claimed", 1, by Worker;
     SandboxStarted(sandbox::SandboxStarted) = "sandbox.started", 1, by Worker;
     SandboxStopped(sandbox::SandboxStopped) = "sandbox.stopped", 1, by Worker;
     UsageMetered(usage::UsageMetered) = "usage.metered", 1, by Worker;
+    StatementClosed(billing::StatementClosed) = "billing.statement_closed", 1, by Commands;
+    StatementCorrected(billing::StatementCorrected) = "billing.statement_corrected", 1, by Commands;
+    UsageNoticed(billing::UsageNoticed) = "billing.usage_noticed", 1, by Commands;
     HostJoined(host::HostJoined) = "host.joined", 1, by Worker;
     HostLeft(host::HostLeft) = "host.left", 1, by Worker;
     KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;

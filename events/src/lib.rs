@@ -15,6 +15,7 @@ pub mod subject;
 
 pub mod account;
 pub mod auth;
+pub mod billing;
 pub mod erasure;
 pub mod host;
 pub mod keys;
@@ -40,4 +41,4 @@ pub use event::Event;
 pub use id::{AccountId, ChallengeId, CommitId, HostId, KeyId, ReceiptId, SandboxId, TokenId};
 pub use log::{Append, Batch, Entry, Erase, Position, Queue, Read, Sequence, Stored};
 pub use subject::{Filter, Log, Slot, Subject, SubjectKind};
-pub use unit::{Mebibytes, Millis, Timestamp, Vcpus};
+pub use unit::{Day, Mebibytes, MicroCents, Millis, Timestamp, Vcpus};

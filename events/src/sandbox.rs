@@ -89,6 +89,11 @@ pub struct TimeoutExtended {
     pub reserved: StandardMillis,
 }
 
+/// What was said about sandboxes before this has expired or is about to. Says nothing: the last record of a subject that may still be
+/// appended to never goes, so this one takes that place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionTrimmed {}
+
 /// Somebody wants the sandbox gone. The host that owns it ends it and says so with [`SandboxStopped`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRequested {}

@@ -91,6 +91,8 @@ pub enum SubjectKind {
     Admission(AccountId),
     /// `evt.<account>.token.<token>`
     Token(AccountId, TokenId),
+    /// `evt.<account>.billing.self`
+    Billing(AccountId),
     /// `evt.<account>.sandbox.<sandbox>`
     Sandbox(AccountId, SandboxId),
     /// `usage.<slot>.<account>.<sandbox>`
@@ -134,6 +136,7 @@ impl SubjectKind {
     pub const fn account(self) -> Option<AccountId> {
         match self {
             Self::Account(a) | Self::Admission(a) | Self::Token(a, _) | Self::Sandbox(a, _) => Some(a),
+            Self::Billing(a) => Some(a),
             Self::Usage(_, a, _) => Some(a),
             Self::AccountKey(a) | Self::AddressKey(a, _) | Self::MonthKey(a, _) => Some(a),
             _ => None,
@@ -146,6 +149,7 @@ impl fmt::Display for SubjectKind {
         match self {
             Self::Account(a) => write!(f, "evt.{a}.account.self"),
             Self::Admission(a) => write!(f, "evt.{a}.admission.self"),
+            Self::Billing(a) => write!(f, "evt.{a}.billing.self"),
             Self::Token(a, t) => write!(f, "evt.{a}.token.{t}"),
             Self::Sandbox(a, s) => write!(f, "evt.{a}.sandbox.{s}"),
             Self::Usage(slot, a, s) => write!(f, "usage.{slot}.{a}.{s}"),
@@ -182,6 +186,7 @@ impl FromStr for SubjectKind {
         Ok(match &tokens[..count] {
             ["evt", a, "account", "self"] => Self::Account(id(a)?),
             ["evt", a, "admission", "self"] => Self::Admission(id(a)?),
+            ["evt", a, "billing", "self"] => Self::Billing(id(a)?),
             ["evt", a, "token", t] => Self::Token(id(a)?, id(t)?),
             ["evt", a, "sandbox", s] => Self::Sandbox(id(a)?, id(s)?),
             ["usage", slot, a, s] if slot.len() == 2 && is_number(slot) => {
@@ -396,6 +401,7 @@ mod tests {
         for kind in [
             SubjectKind::Account(a),
             SubjectKind::Admission(a),
+            SubjectKind::Billing(a),
             SubjectKind::Token(a, t),
             SubjectKind::Sandbox(a, s),
             SubjectKind::Usage(slot, a, s),

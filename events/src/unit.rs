@@ -1,6 +1,6 @@
 //! Units: amounts that cannot be mixed up. Arithmetic saturates, since a fold must never panic.
 //!
-//! Money, prices and plans are in `projections/billing`; here is only what events record.
+//! Prices and plans are in `projections/billing`; here is only what events record.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,36 @@ units! {
     Vcpus(u8);
     /// Time of a standard shape (up to 4 vCPU and 2 GiB): shape weight times milliseconds. Plans limit this.
     StandardMillis(u64);
+    /// Money: micro-cents (10^-6 cent), so that a second of the cheapest plan has a whole price. 2^64 of them are 184 billion dollars.
+    MicroCents(u64);
+}
+
+impl MicroCents {
+    /// `count` times this amount, or the largest amount when it does not fit.
+    pub const fn times(self, count: u64) -> Self {
+        Self(self.0.saturating_mul(count))
+    }
+}
+
+/// A day in UTC: whole days since 1970-01-01, as POSIX counts. It prints as a number; calendars are in `projections/billing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Day(pub u32);
+
+impl Day {
+    /// Milliseconds in a day; POSIX time has no leap seconds: one lasts into the second after it.
+    const LENGTH: u64 = 24 * 3600 * 1000;
+
+    /// The day that a moment lies in.
+    pub const fn of(at: Timestamp) -> Self {
+        let day = at.0 / Self::LENGTH;
+        Self(if day > u32::MAX as u64 { u32::MAX } else { day as u32 })
+    }
+
+    /// Its first moment.
+    pub const fn start(self) -> Timestamp {
+        Timestamp(self.0 as u64 * Self::LENGTH)
+    }
 }
 
 impl Timestamp {

@@ -9,6 +9,7 @@ use crate::accounts::Accounts;
 use crate::erasures::Erasures;
 use crate::hosts::Hosts;
 use crate::sandboxes::Sandboxes;
+use crate::standings::Standings;
 use crate::tokens::Tokens;
 use crate::{Fact, Fold};
 
@@ -23,6 +24,8 @@ pub struct Directory {
     pub sandboxes: Sandboxes,
     /// Where those run.
     pub hosts: Hosts,
+    /// What of their bills was closed and told.
+    pub standings: Standings,
     /// What was erased, as far as anybody may still know.
     pub erasures: Erasures,
 }
@@ -36,6 +39,7 @@ impl Fold for Directory {
         self.tokens.apply(fact);
         self.sandboxes.apply(fact);
         self.hosts.apply(fact);
+        self.standings.apply(fact);
         self.erasures.apply(fact);
         match (fact.kind, fact.event) {
             (SubjectKind::Account(account), Event::AccountClosed(_)) => self.drop_account(account),
@@ -53,6 +57,7 @@ impl Fold for Directory {
         match subject {
             SubjectKind::Account(account) => self.drop_account(account),
             SubjectKind::Admission(account) => self.sandboxes.drop_account(account),
+            SubjectKind::Billing(account) => self.standings.drop_account(account),
             SubjectKind::Token(_, token) => self.tokens.drop_token(token),
             SubjectKind::Sandbox(_, sandbox) => self.sandboxes.drop_sandbox(sandbox),
             _ => {}
@@ -66,5 +71,6 @@ impl Directory {
         self.accounts.drop_account(account);
         self.tokens.drop_account(account);
         self.sandboxes.drop_account(account);
+        self.standings.drop_account(account);
     }
 }

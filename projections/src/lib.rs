@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod erasures;
 pub mod hosts;
 pub mod sandboxes;
+pub mod standings;
 pub mod tokens;
 
 pub mod directory;

@@ -41,7 +41,9 @@ pub async fn run(options: Options) -> Result<()> {
     let plans = Arc::new(options.plans.load()?);
     options.metrics.start()?;
     let state = State::take(&data, "commands")?;
-    let bus = options.bus.as_role("commands", vec![Log::Events, Log::Keys, Log::Auth])?;
+    // The usage logs to remove what has expired; nothing is appended there.
+    let logs = Log::kept().chain([Log::Auth]).collect();
+    let bus = options.bus.as_role("commands", logs)?;
     let log = Arc::new(bus::open(&bus).await?);
     let client = log.client();
     let directory = views::directory(log.clone(), keys.root, state.path()).await?;
@@ -61,7 +63,7 @@ pub async fn run(options: Options) -> Result<()> {
     .await?;
 
     let mut tasks = Tasks::new();
-    let ops = OpsServer::bind(state.path(), log, vec![Arc::new(directory.live())])?;
+    let ops = OpsServer::bind(state.path(), log.clone(), vec![Arc::new(directory.live())])?;
     ops.commands().fill(service.clone());
     tasks.spawn(async move {
         ops.serve().await;
@@ -72,6 +74,13 @@ pub async fn run(options: Options) -> Result<()> {
         async move {
             service.reconcile().await;
             "the reconciler of commands"
+        }
+    });
+    tasks.spawn({
+        let service = service.clone();
+        async move {
+            service.retain(log).await;
+            "retention"
         }
     });
     let (stop, stopped) = oneshot::channel::<()>();

@@ -18,7 +18,7 @@ use super::DataOptions;
 use crate::process;
 use crate::wiring::bus::{self, BusOptions};
 use crate::wiring::metrics::MetricsOptions;
-use crate::wiring::plans::{PlanOptions, PlanPricing};
+use crate::wiring::plans::PlanOptions;
 use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
 use crate::wiring::views;
@@ -67,10 +67,12 @@ pub async fn run(options: Options) -> Result<()> {
     let client = log.client();
     let directory = views::directory(log.clone(), keys.root, state.path()).await?;
     let usage = views::usage(log.clone(), keys.root, state.path()).await?;
+    let billing = views::billing(log.clone(), keys.root, state.path()).await?;
     views::require_enrolled(&*log, &directory.live(), &keys.signer).await?;
 
     let mut tasks = Tasks::new();
-    let seen = vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _];
+    let seen =
+        vec![Arc::new(directory.live()) as _, Arc::new(usage.live()) as _, Arc::new(billing.live()) as _];
     let ops = OpsServer::bind(state.path(), log.clone(), seen)?;
     tasks.spawn(async move {
         ops.serve().await;
@@ -81,7 +83,8 @@ pub async fn run(options: Options) -> Result<()> {
         reader: log,
         directory: directory.live(),
         usage: usage.live(),
-        pricing: Some(Arc::new(PlanPricing::new(plans))),
+        billing: billing.live(),
+        plans,
         signer: keys.signer,
         secret: *keys.secret.expose(),
         clock: process::clock(),
@@ -113,6 +116,7 @@ pub async fn run(options: Options) -> Result<()> {
     tasks.shutdown().await;
     directory.stop().await;
     usage.stop().await;
+    billing.stop().await;
     bus::flush(&client).await;
     outcome(ended)
 }

@@ -60,6 +60,8 @@ fn describe() {
         ("omnirun_view_following", "1 once the read model has caught up, 0 before and after it has stopped."),
         ("omnirun_worker_outbox_drafts", "What this host has to say and the log has not yet taken."),
         ("omnirun_worker_sandboxes", "Sandboxes that run on this host."),
+        ("omnirun_retention_last_run_seconds", "When what had expired was last removed, as a Unix time."),
+        ("omnirun_billing_behind_seconds", "How long the oldest month that is to be closed has been over."),
         ("omnirun_gateway_log_lost", "1 while credentials are refused because the log is out of reach."),
     ] {
         metrics::describe_gauge!(name, help);
@@ -70,6 +72,9 @@ fn describe() {
         ("omnirun_queue_deliveries_total", "Records taken from a queue, for the first time or again."),
         ("omnirun_view_read_errors_total", "Times that the log could not be read."),
         ("omnirun_view_ignored_total", "Records whose writer may not say that; verify names them."),
+        ("omnirun_retention_failures_total", "Runs of retention that were not finished."),
+        ("omnirun_retention_records_total", "Records that retention has removed."),
+        ("omnirun_billing_refused_total", "What accounts' bills needed and the commands service refused."),
         ("omnirun_mails_total", "Mails that the commands service handed on, by outcome."),
         ("omnirun_mailer_mails_total", "Mails handed to the mail server, by outcome."),
     ] {

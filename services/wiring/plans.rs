@@ -1,13 +1,10 @@
-//! Plans and what usage costs by them: the option that names them, and billing's rating behind the gateway's trait.
+//! Plans: the option that names them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use omnirun_billing::{Plans, rate};
-use omnirun_gateway::{MicroCents, Pricing};
-use omnirun_projections::usage::SandboxUsage;
+use omnirun_billing::Plans;
 
 /// Which plans.
 #[derive(Debug, Args)]
@@ -27,23 +24,5 @@ impl PlanOptions {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Plans::parse(&text).with_context(|| format!("the plans in {} are wrong", path.display()))
-    }
-}
-
-/// Prices by the plans of this process.
-pub struct PlanPricing(Arc<Plans>);
-
-impl PlanPricing {
-    /// Prices by these plans.
-    pub fn new(plans: Arc<Plans>) -> Self {
-        Self(plans)
-    }
-}
-
-impl Pricing for PlanPricing {
-    fn price(&self, plan: &str, usage: &[&SandboxUsage]) -> Option<MicroCents> {
-        let plan = self.0.get(plan)?;
-        let used = usage.iter().filter_map(|used| Some(used.shape?.weigh(used.meter.wall)));
-        Some(MicroCents(rate(plan, used).amount.0))
     }
 }

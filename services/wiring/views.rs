@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use omnirun_billing::Billing;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::Read;
 use omnirun_events::signing::Signer;
@@ -25,6 +26,13 @@ pub async fn directory(reader: Arc<dyn Read>, root: Digest, state: &Path) -> Res
 
 /// Follows what was used; checkpoints go below `state`.
 pub async fn usage(reader: Arc<dyn Read>, root: Digest, state: &Path) -> Result<Follower<Usage>> {
+    let checkpoints = Checkpoints::in_directory(views_of(state));
+    let follower = follow(reader, root, Source::EventsAndUsage, Some(checkpoints)).await;
+    follower.context("cannot follow the usage logs")
+}
+
+/// Follows what accounts are billed by; checkpoints go below `state`.
+pub async fn billing(reader: Arc<dyn Read>, root: Digest, state: &Path) -> Result<Follower<Billing>> {
     let checkpoints = Checkpoints::in_directory(views_of(state));
     let follower = follow(reader, root, Source::EventsAndUsage, Some(checkpoints)).await;
     follower.context("cannot follow the usage logs")

@@ -41,6 +41,7 @@ async fn the_job_ends_well_over_jetstream_although_its_server_is_killed_in_the_m
     let mailer = cluster.start("mailer").await?;
     let commands = cluster.start("commands").await?;
     let worker = cluster.start("worker").await?;
+    let projector = cluster.start("projector").await?;
     let gateway = cluster.start("gateway").await?;
     let client = client_of(&gateway);
     let mut demo = Demo::default();
@@ -71,8 +72,11 @@ async fn the_job_ends_well_over_jetstream_although_its_server_is_killed_in_the_m
         let is_live = arguments[0] != "replay" || text.contains("memory of the running process");
         ensure!(is_live, "it was not compared with the gateway's memory: {text}");
     }
+    // Its ledgers are those of whoever reads the log, and it was refused nothing that it has to read.
+    let (exit, text) = cluster.ops_beside("projector", &["replay", "billing"]).await?;
+    ensure!(exit == 0 && text.contains("memory of the running process"), "{exit}: {text}");
     // In the order of a request, so that nobody asks somebody who has gone.
-    for role in [gateway, worker, commands, mailer] {
+    for role in [gateway, projector, worker, commands, mailer] {
         role.stop().await?;
     }
     Ok(())

@@ -10,7 +10,9 @@ mod p07_cookie;
 mod p08_isolation;
 mod p09_destruction;
 mod p10_code;
+mod p14_retention;
 mod p16_rights;
 mod p17_by_mail;
 
+mod long_ago;
 mod table;

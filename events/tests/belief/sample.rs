@@ -2,6 +2,7 @@
 
 use omnirun_events::account::*;
 use omnirun_events::auth::*;
+use omnirun_events::billing::*;
 use omnirun_events::erasure::*;
 use omnirun_events::event::WRITTEN;
 use omnirun_events::host::*;
@@ -109,6 +110,7 @@ pub fn event(name: &str) -> Event {
             reserved: StandardMillis(600_000),
         }
         .into(),
+        "admission.trimmed" => AdmissionTrimmed {}.into(),
         "sandbox.stop_requested" => StopRequested {}.into(),
         "sandbox.failed" => SandboxFailed { reason: FailReason::NoCapacity }.into(),
         "sandbox.claimed" => SandboxClaimed { host: host(0) }.into(),
@@ -130,6 +132,20 @@ pub fn event(name: &str) -> Event {
         "usage.metered" => {
             UsageMetered { period: 1, observed_at: Timestamp(1_795_000_060_000), meter }.into()
         }
+        "billing.statement_closed" => statement().into(),
+        "billing.statement_corrected" => StatementCorrected {
+            start: Timestamp(1_792_368_000_000),
+            correction: Correction::Credit,
+            amount: MicroCents(1_389),
+        }
+        .into(),
+        "billing.usage_noticed" => UsageNoticed {
+            start: Timestamp(1_795_046_400_000),
+            percent: 80,
+            used: StandardMillis(72_000_000),
+            included: StandardMillis(90_000_000),
+        }
+        .into(),
         "host.joined" => joined().into(),
         "host.left" => HostLeft {}.into(),
         "key.enrolled" => enrolment(Role::Worker, 0).into(),
@@ -186,6 +202,28 @@ fn requested() -> SandboxRequested {
         deadline: Timestamp(1_795_000_060_000),
         network: Network::Filtered,
         metadata: Some(sealed(METADATA_FIELD, admission, DataKeyLabel::Month(202_611))),
+    }
+}
+
+fn statement() -> StatementClosed {
+    let shape = Shape { vcpus: Vcpus(2), memory: Mebibytes(4096) };
+    let day = Day(20_776);
+    StatementClosed {
+        start: Timestamp(1_792_368_000_000),
+        end: Timestamp(1_795_046_400_000),
+        plan: "launch".to_owned(),
+        price_from: Timestamp(1_767_225_600_000),
+        base: MicroCents(1_900_000_000),
+        included: StandardMillis(7_000),
+        overage_per_second: Some(MicroCents(1_389)),
+        lines: vec![
+            StatementLine { day, shape: Some(shape), sandboxes: 1, standard: StandardMillis(6_000) },
+            StatementLine { day, shape: None, sandboxes: 3, standard: StandardMillis(2_000) },
+        ],
+        standard: StandardMillis(8_000),
+        overage: StandardMillis(1_000),
+        amount: MicroCents(1_900_001_389),
+        carried: vec![Carried { sandbox: sandbox(), wall: Millis(2_345) }],
     }
 }
 

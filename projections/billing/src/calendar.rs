@@ -1,6 +1,6 @@
 //! Calendar: the civil date of a moment (proleptic Gregorian, UTC) and the months that accounts are billed by.
 
-use omnirun_events::unit::{Millis, Timestamp};
+use omnirun_events::unit::{Day, Millis, Timestamp};
 
 /// Milliseconds in a day; UTC as POSIX counts it has no leap seconds.
 const DAY: u64 = 24 * 3600 * 1000;
@@ -39,6 +39,20 @@ impl Date {
         let year = u64::from(self.year);
         let months: u64 = (1..self.month).map(|month| days_in_month(year, month)).sum();
         Timestamp((days_before_year(year) + months + u64::from(self.day) - 1).saturating_mul(DAY))
+    }
+
+    /// The date that `text` names, such as `2026-01-31`; none for anything else and for days that no calendar has.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let mut number = |digits: usize| {
+            let part = parts.next().filter(|part| part.len() == digits)?;
+            part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u32>().ok())?
+        };
+        let date = Self { year: number(4)?, month: number(2)?, day: number(2)? };
+        let is_real = date.year >= 1970
+            && (1..=12).contains(&date.month)
+            && (1..=days_in_month(u64::from(date.year), date.month) as u32).contains(&date.day);
+        (is_real && parts.next().is_none()).then_some(date)
     }
 
     /// The month as year times 100 plus month, as data keys are labelled.
@@ -99,6 +113,26 @@ impl Period {
         Self { start: begin(year.max(1970), month, anchor).start(), end: this.start() }
     }
 
+    /// The period that begins where this one ends.
+    pub fn next(&self, opened: Timestamp) -> Self {
+        Self::of(opened, self.end)
+    }
+
+    /// The name of it: [`label`] of its first moment. An account has one period of each name.
+    pub fn label(&self) -> String {
+        label(self.start)
+    }
+
+    /// Its first day.
+    pub fn first_day(&self) -> Day {
+        Day::of(self.start)
+    }
+
+    /// The first day after it.
+    pub fn end_day(&self) -> Day {
+        Day::of(self.end)
+    }
+
     /// Whether `at` lies in it.
     pub fn contains(&self, at: Timestamp) -> bool {
         (self.start..self.end).contains(&at)
@@ -108,6 +142,12 @@ impl Period {
     pub fn length(&self) -> Millis {
         self.end.since(self.start)
     }
+}
+
+/// The month that `at` lies in, such as `2026-11`.
+pub fn label(at: Timestamp) -> String {
+    let date = Date::of(at);
+    format!("{:04}-{:02}", date.year, date.month)
 }
 
 fn begin(year: u32, month: u32, anchor: u32) -> Date {
@@ -143,6 +183,31 @@ mod tests {
             let start = Timestamp(day * DAY);
             assert_eq!(Date::of(start).start(), start);
             assert_eq!(Date::of(start.after(Millis(DAY - 1))).start(), start);
+        }
+    }
+
+    #[test]
+    fn only_days_that_a_calendar_has_are_dates() {
+        assert_eq!(Date::parse("2028-02-29"), Some(Date { year: 2028, month: 2, day: 29 }));
+        for text in ["", "2026-02-29", "2026-13-01", "2026-1-01", "2026-01-01-", "1969-12-31", "+026-01-01"] {
+            assert_eq!(Date::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn periods_follow_each_other_without_a_gap_and_each_month_names_one() {
+        for day in [1, 15, 28, 29, 30, 31] {
+            let opened = at(2026, 1, day);
+            let mut period = Period::of(opened, opened);
+            assert_eq!(period.start, opened);
+            let mut labels = std::collections::BTreeSet::new();
+            for _ in 0..48 {
+                assert!(labels.insert(period.label()), "{} twice", period.label());
+                let next = period.next(opened);
+                assert_eq!(next.start, period.end);
+                assert_eq!(Period::of(opened, Timestamp(period.end.0 - 1)), period);
+                period = next;
+            }
         }
     }
 

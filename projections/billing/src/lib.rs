@@ -1,16 +1,20 @@
-//! What use costs and what a plan allows: plans as data, calendar months, rating. Pure: no clock, no files.
+//! What use costs and what a plan allows: plans as data, calendar months, rating, the ledger of every account. Pure: no clock, no files.
 //!
-//! Reading order: [`money`], [`calendar`], [`plans`], [`rating`]. Deciding about a request is the commands service's; metering is
-//! the worker's. Statements are not here.
-
-pub mod money;
+//! Reading order: [`calendar`], [`plans`], [`rating`], then [`ledger`] (the fold), [`statement`] and [`due`] (what follows from it).
+//! Deciding about a request is the commands service's, and so is writing a statement down; metering is the worker's.
 
 pub mod calendar;
 pub mod plans;
 
 pub mod rating;
 
+pub mod ledger;
+
+pub mod statement;
+
+pub mod due;
+
 pub use calendar::Period;
-pub use money::MicroCents;
-pub use plans::{Plan, Plans, PlansError};
-pub use rating::{Bill, rate, used_in};
+pub use ledger::{Billing, Closed, Ledger};
+pub use plans::{Plan, Plans, PlansError, Price};
+pub use rating::{Bill, billed, rate};

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use omnirun_events::unit::{Mebibytes, Seconds, StandardMillis, Vcpus};
+use omnirun_events::unit::{Mebibytes, MicroCents, Seconds, StandardMillis, Timestamp, Vcpus};
 use serde::Deserialize;
 
-use crate::money::MicroCents;
+use crate::calendar::Date;
 
 /// Milliseconds in an hour.
 const HOUR: u64 = 3600 * 1000;
@@ -15,22 +15,41 @@ const HOUR: u64 = 3600 * 1000;
 pub struct Plan {
     /// Its name, as accounts record it.
     pub name: String,
-    /// For one month, whatever is used.
-    pub price_month: MicroCents,
-    /// For twelve months paid at once.
-    pub price_year: MicroCents,
-    /// What a month includes.
-    pub included: StandardMillis,
-    /// For each second of a standard shape above that; none = not sold, so that nothing above it is admitted.
-    pub overage_per_second: Option<MicroCents>,
     /// Sandboxes that exist at once.
     pub concurrency: u32,
+    /// Sandboxes that are admitted within a minute.
+    pub creations_per_minute: u32,
     /// Life of one sandbox, extensions included.
     pub session_max: Seconds,
     /// Virtual processors of one sandbox.
     pub vcpus_max: Vcpus,
     /// Memory of one sandbox.
     pub memory_max: Mebibytes,
+    /// Versions of the price book, oldest first; at least one.
+    prices: Vec<Price>,
+}
+
+/// One version of what a plan costs and what a month of it includes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Price {
+    /// Since when it holds: the first moment of a day.
+    pub from: Timestamp,
+    /// For one month, whatever is used.
+    pub month: MicroCents,
+    /// For twelve months paid at once.
+    pub year: MicroCents,
+    /// What a month includes.
+    pub included: StandardMillis,
+    /// For each second of a standard shape above that; none = not sold, so that nothing above it is admitted.
+    pub overage_per_second: Option<MicroCents>,
+}
+
+impl Plan {
+    /// The version that a month which begins at `start` is rated by: the last one that held then, or the first one there is.
+    pub fn price_at(&self, start: Timestamp) -> &Price {
+        let held = self.prices.iter().rev().find(|price| price.from <= start);
+        held.unwrap_or(&self.prices[0])
+    }
 }
 
 /// Every plan of a deployment.
@@ -74,14 +93,23 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
-    price_month: u64,
-    price_year: u64,
-    hours_included: u32,
-    overage_per_hour: Option<u64>,
     concurrency: u32,
+    creations_per_minute: u32,
     session_seconds_max: u32,
     vcpus_max: u8,
     memory_mib_max: u32,
+    #[serde(default)]
+    price: Vec<PriceFields>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceFields {
+    from: String,
+    month: u64,
+    year: u64,
+    hours_included: u32,
+    overage_per_hour: Option<u64>,
 }
 
 impl Plans {
@@ -119,11 +147,11 @@ impl Fields {
         if name.is_empty() || name.len() > 32 || !name.chars().all(is_name) {
             return Err(refuse("the name", "must be 1 to 32 of a-z, 0-9 and _"));
         }
-        if self.overage_per_hour.is_some_and(|price| !price.is_multiple_of(3600)) {
-            return Err(refuse("overage_per_hour", "must be a multiple of 3600 micro-cents"));
-        }
         if self.concurrency == 0 {
             return Err(refuse("concurrency", "must be at least 1"));
+        }
+        if self.creations_per_minute == 0 {
+            return Err(refuse("creations_per_minute", "must be at least 1"));
         }
         if !(1..=7 * 24 * 3600).contains(&self.session_seconds_max) {
             return Err(refuse("session_seconds_max", "must be 1 second to 7 days"));
@@ -134,16 +162,42 @@ impl Fields {
         if self.memory_mib_max < 128 {
             return Err(refuse("memory_mib_max", "must be at least 128 MiB"));
         }
+        let prices =
+            self.price.into_iter().map(|price| price.check(refuse)).collect::<Result<Vec<_>, _>>()?;
+        if prices.is_empty() {
+            return Err(refuse("price", "must have at least one version"));
+        }
+        if !prices.is_sorted_by(|earlier, later| earlier.from < later.from) {
+            return Err(refuse("price.from", "must be a later day in each version"));
+        }
         Ok(Plan {
             name,
-            price_month: MicroCents(self.price_month),
-            price_year: MicroCents(self.price_year),
-            included: StandardMillis(u64::from(self.hours_included).saturating_mul(HOUR)),
-            overage_per_second: self.overage_per_hour.map(|price| MicroCents(price / 3600)),
             concurrency: self.concurrency,
+            creations_per_minute: self.creations_per_minute,
             session_max: Seconds(self.session_seconds_max),
             vcpus_max: Vcpus(self.vcpus_max),
             memory_max: Mebibytes(self.memory_mib_max),
+            prices,
+        })
+    }
+}
+
+impl PriceFields {
+    fn check(self, refuse: impl Fn(&'static str, &'static str) -> PlansError) -> Result<Price, PlansError> {
+        let from = Date::parse(&self.from);
+        let from = from.ok_or_else(|| refuse("price.from", "must be a day such as 2026-01-31"))?;
+        if self.year > self.month.saturating_mul(12) {
+            return Err(refuse("price.year", "must be at most twelve times price.month"));
+        }
+        if self.overage_per_hour.is_some_and(|price| !price.is_multiple_of(3600)) {
+            return Err(refuse("price.overage_per_hour", "must be a multiple of 3600 micro-cents"));
+        }
+        Ok(Price {
+            from: from.start(),
+            month: MicroCents(self.month),
+            year: MicroCents(self.year),
+            included: StandardMillis(u64::from(self.hours_included).saturating_mul(HOUR)),
+            overage_per_second: self.overage_per_hour.map(|price| MicroCents(price / 3600)),
         })
     }
 }
@@ -158,9 +212,25 @@ mod tests {
     fn the_given_plans_are_valid_and_the_first_one_is_free_without_overage() {
         let plans = Plans::parse(GIVEN).expect("the project's own file");
         let start = plans.start();
-        assert_eq!((start.name.as_str(), start.price_month), ("sandbox", MicroCents::ZERO));
-        assert_eq!((start.included, start.overage_per_second), (StandardMillis(25 * HOUR), None));
+        let price = start.price_at(Timestamp(0));
+        assert_eq!((start.name.as_str(), price.month, price.year), ("sandbox", MicroCents(0), MicroCents(0)));
+        assert_eq!((price.included, price.overage_per_second), (StandardMillis(25 * HOUR), None));
         assert!(plans.iter().count() == 3 && plans.get("launch").is_some() && plans.get("scale").is_some());
+    }
+
+    #[test]
+    fn a_month_is_rated_by_the_version_that_holds_when_it_begins() {
+        let newer =
+            "\n[[plan.launch.price]]\nfrom = \"2027-03-10\"\nmonth = 5\nyear = 50\nhours_included = 1\n";
+        let plans = Plans::parse(&format!("{GIVEN}{newer}")).expect("a later version");
+        let launch = plans.get("launch").expect("there is one");
+        let month = |year, month, day| launch.price_at(Date { year, month, day }.start()).month.0;
+        assert_eq!(month(2027, 3, 9), 1_900_000_000);
+        assert_eq!(month(2027, 3, 10), 5);
+        assert_eq!(month(2020, 1, 1), 1_900_000_000, "before the first version, the first holds");
+        let older = newer.replace("2027", "2025");
+        let error = Plans::parse(&format!("{GIVEN}{older}")).expect_err("out of order");
+        assert!(error.to_string().contains("plan launch: price.from"), "{error}");
     }
 
     #[track_caller]
@@ -176,12 +246,24 @@ mod tests {
     fn a_wrong_value_is_refused_with_its_plan_and_field() {
         refused("\nstart = \"sandbox\"", "\nstart = \"gold\"", "gold");
         refused("concurrency = 20", "concurrency = 0", "plan sandbox: concurrency");
-        refused("5_000_400", "5_000_401", "plan launch: overage_per_hour");
+        refused(
+            "creations_per_minute = 300",
+            "creations_per_minute = 0",
+            "plan launch: creations_per_minute",
+        );
         refused("session_seconds_max = 3600", "session_seconds_max = 0", "session_seconds_max");
         refused("vcpus_max = 2", "vcpus_max = 0", "vcpus_max");
         refused("memory_mib_max = 2048", "memory_mib_max = 64", "memory_mib_max");
+        refused("5_000_400", "5_000_401", "plan launch: price.overage_per_hour");
+        refused("year = 19_000_000_000", "year = 22_800_000_001", "plan launch: price.year");
+        refused("from = \"2026-01-01\"", "from = \"2026-02-30\"", "plan sandbox: price.from");
         refused("hours_included = 25", "hours_included = 2.5", "hours_included");
         refused("hours_included = 25", "hours_include = 25", "hours_include");
-        refused("[plan.sandbox]", "[plan.\"A b\"]", "the name");
+        refused("month = 0\n", "month = -1\n", "month");
+        let error = Plans::parse(&GIVEN.replace("plan.scale", "plan.\"A b\"")).expect_err("no name");
+        assert!(error.to_string().contains("plan A b: the name"), "{error}");
+        let without = GIVEN.split("[[plan.scale.price]]").next().expect("there is a first part");
+        let error = Plans::parse(without).expect_err("no price");
+        assert_eq!(error.to_string(), "plan scale: price must have at least one version");
     }
 }

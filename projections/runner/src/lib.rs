@@ -12,5 +12,5 @@ pub mod rebuild;
 
 pub use checkpoint::Checkpoints;
 pub use follow::{Follower, Source, StartError, follow};
-pub use live::{Live, NotReached, Progress, Snapshot, Status};
+pub use live::{Live, NotCaughtUp, NotReached, Progress, Snapshot, Status};
 pub use rebuild::{RebuildError, Rebuilt, rebuild};

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use omnirun_events::keys::Digest;
-use omnirun_events::log::Sequence;
+use omnirun_events::log::{Read, ReadError, Sequence};
 use omnirun_events::subject::Log;
 use omnirun_events::verify::Verifier;
 use omnirun_projections::Fold;
@@ -69,6 +69,23 @@ pub enum NotReached {
     Stopped(String),
 }
 
+/// Why it is not known that a read model has everything.
+#[derive(Debug, thiserror::Error)]
+pub enum NotCaughtUp {
+    /// The end of a log cannot be found out.
+    #[error("cannot read the end of {log}")]
+    Read {
+        /// Which log.
+        log: Log,
+        /// Why.
+        #[source]
+        source: ReadError,
+    },
+    /// It was not reached.
+    #[error(transparent)]
+    NotReached(#[from] NotReached),
+}
+
 /// Positions and the digest of the state at them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -106,6 +123,21 @@ impl<F: Fold> Live<F> {
     /// Waits until everything up to `sequence` of EVENTS is folded.
     pub async fn reached(&self, sequence: Sequence, within: Duration) -> Result<(), NotReached> {
         self.wait(within, |_, events| (events >= sequence).then_some(())).await
+    }
+
+    /// Waits until everything is folded that was in `logs` when this was called.
+    pub async fn has_all(
+        &self,
+        reader: &dyn Read,
+        logs: &[Log],
+        within: Duration,
+    ) -> Result<(), NotCaughtUp> {
+        let mut heads = BTreeMap::new();
+        for log in logs.iter().copied() {
+            heads.insert(log, reader.head(log).await.map_err(|source| NotCaughtUp::Read { log, source })?);
+        }
+        let has = |live: &Self| heads.iter().all(|(log, head)| live.copy_position(*log) >= *head);
+        Ok(self.wait(within, |live, _| has(live).then_some(())).await?)
     }
 
     /// Waits until `find` finds something in the state.

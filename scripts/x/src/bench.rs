@@ -2,6 +2,7 @@
 //! the numbers are depends on the machine and on what else it does, ratios much less so.
 
 mod append;
+mod bill;
 mod create;
 mod history;
 pub mod numbers;
@@ -23,6 +24,8 @@ enum Part {
     Append(append::Options),
     /// Rebuilding the directory from the log, beside reading the same records and doing nothing with them
     Rebuild(rebuild::Options),
+    /// Folding what sandboxes ran into bills: cost of an event and memory, from ten thousand events on
+    Bill(bill::Options),
     /// From asking for a sandbox to its first output, over HTTP, with the real program
     Create(create::Options),
 }
@@ -48,10 +51,12 @@ pub fn run(bench: Bench) -> Result<()> {
         match bench.part {
             Some(Part::Append(options)) => append::run(&options).await,
             Some(Part::Rebuild(options)) => rebuild::run(&options).await,
+            Some(Part::Bill(options)) => bill::run(&options),
             Some(Part::Create(options)) => create::run(&options).await,
             None => {
                 append::run(&append::Options::default()).await?;
                 rebuild::run(&rebuild::Options::default()).await?;
+                bill::run(&bill::Options::default())?;
                 create::run(&create::Options::default()).await
             }
         }

@@ -9,6 +9,7 @@ pub mod sign_in;
 pub mod tokens;
 
 pub mod admission;
+pub mod billing;
 pub mod extend;
 pub mod request;
 pub mod stop;

@@ -6,6 +6,7 @@ mod send_code;
 mod request_code;
 mod verify_code;
 
+mod billing;
 mod change_email;
 mod fields;
 mod operator;

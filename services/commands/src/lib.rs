@@ -26,6 +26,7 @@ pub mod writer;
 mod handle;
 
 pub mod reconcile;
+pub mod retention;
 pub mod rotation;
 pub mod service;
 

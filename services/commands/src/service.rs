@@ -159,9 +159,10 @@ impl CommandService {
         self.dispatch(envelope).await
     }
 
-    /// An account's owner speaks for that account alone.
+    /// An account's owner speaks for that account alone, and not about what it owes.
     fn allow(&self, envelope: &Envelope) -> Result<(), Rejection> {
         match (envelope.actor, account_of(&envelope.command)) {
+            (Actor::Account(_), _) if is_for_the_system(&envelope.command) => Err(not_found()),
             (Actor::Account(actor), Some(account)) if actor != account => Err(not_found()),
             _ => Ok(()),
         }
@@ -200,6 +201,15 @@ impl CommandService {
             }
             Command::RotateMasterKey => self.rotate_on_demand(envelope.actor).await,
             Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
+            Command::CloseStatement { account, statement } => {
+                self.close_statement(envelope, *account, statement).await
+            }
+            Command::CorrectStatement { account, corrected } => {
+                self.correct_statement(envelope, *account, corrected).await
+            }
+            Command::SendUsageNotice { account, noticed } => {
+                self.send_usage_notice(envelope, *account, noticed).await
+            }
             Command::SignExport { account, manifest } => self.sign_export(*account, *manifest).await,
             Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
         }
@@ -214,6 +224,14 @@ impl CommandService {
     pub(crate) fn fresh_commit(&self) -> CommitId {
         CommitId::from_bytes(random::bytes(&self.random))
     }
+}
+
+/// Whether only parts of the system and operators may ask for it.
+fn is_for_the_system(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::CloseStatement { .. } | Command::CorrectStatement { .. } | Command::SendUsageNotice { .. }
+    )
 }
 
 /// The account that a command is about, where it names one.
@@ -231,6 +249,9 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::RequestSandbox { account, .. }
         | Command::StopSandbox { account, .. }
         | Command::ExtendTimeout { account, .. }
+        | Command::CloseStatement { account, .. }
+        | Command::CorrectStatement { account, .. }
+        | Command::SendUsageNotice { account, .. }
         | Command::SignExport { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),
     }

@@ -37,6 +37,8 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("PATCH", "/account", ACCOUNT),
     ("POST", "/account/export", ACCOUNT),
     ("GET", "/account/usage", USAGE),
+    ("GET", "/account/statements", USAGE),
+    ("GET", "/account/statements/{month}", USAGE),
     ("POST", "/sandboxes", CREATE),
     ("GET", "/sandboxes", READ),
     ("GET", "/sandboxes/{id}", READ),

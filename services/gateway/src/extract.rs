@@ -155,6 +155,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Pid {
     }
 }
 
+/// The segment `{month}` of a path. What is no month is the name of none.
+pub(crate) struct Month(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Month {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        segment(parts, state, "month").await.map(Self)
+    }
+}
+
 async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<String, ApiError> {
     let segments =
         RawPathParams::from_request_parts(parts, state).await.map_err(|_| ApiError::not_found())?;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use omnirun_billing::{Billing, Plans};
 use omnirun_commands_api::Commands;
 use omnirun_events::log::Read;
 use omnirun_events::signing::Signer;
 use omnirun_events::unit::{Clock, Seconds, Timestamp};
-use omnirun_projections::usage::SandboxUsage;
 use omnirun_projections::{Directory, Usage};
 use omnirun_runner::Live;
 use tokio::sync::Semaphore;
@@ -35,8 +35,10 @@ pub struct Parts {
     pub directory: Live<Directory>,
     /// Meters.
     pub usage: Live<Usage>,
-    /// What usage costs; without it `/account/usage` names no amount.
-    pub pricing: Option<Arc<dyn Pricing>>,
+    /// What accounts are billed by, and their closed months.
+    pub billing: Live<Billing>,
+    /// What months are rated by.
+    pub plans: Arc<Plans>,
     /// The gateway's key, of [`omnirun_events::Role::Gateway`]: signs capabilities.
     pub signer: Signer,
     /// Turns idempotency keys into command ids. The same on every gateway, or a retry through another one is a new wish.
@@ -49,16 +51,6 @@ pub struct Parts {
     pub mailbox: Option<Arc<dyn Mailbox>>,
     /// What the operator set.
     pub config: Config,
-}
-
-/// Money in millionths of a cent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct MicroCents(pub u64);
-
-/// What usage costs.
-pub trait Pricing: Send + Sync {
-    /// The price of these sandboxes' usage on this plan; none where the plan is unknown.
-    fn price(&self, plan: &str, usage: &[&SandboxUsage]) -> Option<MicroCents>;
 }
 
 /// A mail as `/dev/mailbox` shows it.
@@ -102,7 +94,8 @@ impl Gateway {
             reader,
             directory,
             usage,
-            pricing,
+            billing,
+            plans,
             signer,
             secret,
             clock,
@@ -121,7 +114,8 @@ impl Gateway {
             reader,
             directory,
             usage,
-            pricing,
+            billing,
+            plans,
             secret,
             clock,
             metrics,
@@ -146,7 +140,8 @@ pub(crate) struct Shared {
     pub reader: Arc<dyn Read>,
     pub directory: Live<Directory>,
     pub usage: Live<Usage>,
-    pub pricing: Option<Arc<dyn Pricing>>,
+    pub billing: Live<Billing>,
+    pub plans: Arc<Plans>,
     pub secret: Zeroizing<[u8; 32]>,
     pub clock: Clock,
     pub metrics: Option<MetricsHandle>,

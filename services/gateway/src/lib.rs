@@ -29,4 +29,4 @@ mod routes;
 mod sight;
 
 pub use config::Config;
-pub use gateway::{Gateway, Mailbox, MicroCents, Parts, Pricing, ShownMail};
+pub use gateway::{Gateway, Mailbox, Parts, ShownMail};

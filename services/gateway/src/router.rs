@@ -14,7 +14,8 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, code, commands, export, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
+    account, code, commands, export, files, sandboxes, service, sessions, sign_in, statements, tokens,
+    upload, usage,
 };
 
 #[derive(OpenApi)]
@@ -59,6 +60,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(account::get, account::change))
         .routes(routes!(export::export))
         .routes(routes!(usage::usage))
+        .routes(routes!(statements::list))
+        .routes(routes!(statements::get))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))
         .routes(routes!(sandboxes::set_timeout))

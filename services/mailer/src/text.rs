@@ -1,7 +1,7 @@
 //! The words of each mail: plain text, no links, no pictures, nothing that tells who read it.
 
 use omnirun_commands_api::mail::Content;
-use omnirun_events::unit::Millis;
+use omnirun_events::unit::{Millis, StandardMillis};
 
 /// A mail as people read it.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,6 +24,22 @@ impl Text {
                      the code. OmniRun never asks you to tell it to anybody.\n",
                     grouped(&code.0),
                     minutes(*valid_for)
+                ),
+            },
+            Content::UsageNotice { percent, used, included, resets_on } => Self {
+                subject: match percent {
+                    ..80 => "Half of your OmniRun hours are used",
+                    80..100 => "80 % of your OmniRun hours are used",
+                    _ => "All of your OmniRun hours are used",
+                },
+                body: format!(
+                    "Your OmniRun sandboxes have used {} of the {} sandbox-hours\n\
+                     that your plan includes this month ({percent} %).\n\n\
+                     The next month begins on {resets_on} at 00:00 UTC. What was used by day\n\
+                     is in your account, under usage. Each of these notices comes once a\n\
+                     month, at 50, 80 and 100 %.\n",
+                    hours(*used),
+                    hours(*included)
                 ),
             },
             Content::ChangeEmailCode { code, valid_for } => Self {
@@ -63,6 +79,12 @@ fn minutes(length: Millis) -> String {
     }
 }
 
+/// Hours with two decimals, rounded down.
+fn hours(amount: StandardMillis) -> String {
+    let hundredths = amount.0 / 36_000;
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
 #[cfg(test)]
 mod tests {
     use omnirun_commands_api::mail::OneTimeCode;
@@ -85,12 +107,32 @@ mod tests {
         Content::SignInCode { code: OneTimeCode("0A1B2C3D4E".to_owned()), valid_for: Millis(600_000) }
     }
 
+    fn notice(percent: u8) -> Text {
+        Text::of(&Content::UsageNotice {
+            percent,
+            used: StandardMillis(72_000_000),
+            included: StandardMillis(90_000_000),
+            resets_on: "2026-12-15".to_owned(),
+        })
+    }
+
+    #[test]
+    fn a_notice_says_what_is_used_of_what_and_when_it_begins_anew() {
+        let text = notice(80);
+        assert_eq!(text.subject, "80 % of your OmniRun hours are used");
+        assert!(
+            text.body.contains("20.00 of the 25.00 sandbox-hours") && text.body.contains("on 2026-12-15")
+        );
+        assert_eq!(notice(50).subject, "Half of your OmniRun hours are used");
+        assert_eq!(notice(100).subject, "All of your OmniRun hours are used");
+    }
+
     #[test]
     fn there_are_no_links_and_no_long_lines() {
         let code = OneTimeCode("012345".to_owned());
         let change = Content::ChangeEmailCode { code, valid_for: Millis(600_000) };
-        for content in [long(), change, Content::EmailChanged] {
-            let body = super::Text::of(&content).body;
+        let bodies = [long(), change, Content::EmailChanged].map(|content| super::Text::of(&content).body);
+        for body in bodies.into_iter().chain([notice(100).body]) {
             assert!(!body.contains("http") && !body.contains("www") && body.is_ascii());
             assert!(body.lines().all(|line| line.len() <= 78), "{body}");
         }

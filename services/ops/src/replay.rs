@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use omnirun_billing::Billing;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::Sequence;
 use omnirun_events::subject::Log;
@@ -41,7 +42,13 @@ pub(crate) async fn run(
     match view {
         Directory::NAME => compare::<Directory>(source, Logs::Events, root, checkpoints).await,
         Usage::NAME => compare::<Usage>(source, Logs::EventsAndUsage, root, checkpoints).await,
-        _ => bail!("there is no read model {view}; there are {} and {}", Directory::NAME, Usage::NAME),
+        Billing::NAME => compare::<Billing>(source, Logs::EventsAndUsage, root, checkpoints).await,
+        _ => bail!(
+            "there is no read model {view}; there are {}, {} and {}",
+            Directory::NAME,
+            Usage::NAME,
+            Billing::NAME
+        ),
     }
 }
 

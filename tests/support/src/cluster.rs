@@ -76,6 +76,7 @@ impl Cluster {
             ("commands", &["commands.key", "master.key"][..]),
             ("gateway", &["gateway.key", "gateway.secret"]),
             ("worker", &["worker.key", "worker.host"]),
+            ("projector", &[]),
         ] {
             cluster.hand_out(role, files)?;
         }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
+use omnirun_events::billing::{StatementClosed, StatementCorrected, UsageNoticed};
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
 use omnirun_events::keys::Digest;
 use omnirun_events::ops::OpsActed;
@@ -226,6 +227,27 @@ pub enum Command {
         /// Who, what and why.
         acted: OpsActed,
     },
+    /// Close a month for good. For the projector; an account's owner may not.
+    CloseStatement {
+        /// Whose.
+        account: AccountId,
+        /// The month, rated.
+        statement: Box<StatementClosed>,
+    },
+    /// Say that a closed month costs more or less. For operators; an account's owner may not.
+    CorrectStatement {
+        /// Whose.
+        account: AccountId,
+        /// Which month, and by how much.
+        corrected: StatementCorrected,
+    },
+    /// Tell the account by mail how much of its month is used, once for each percentage. For the projector.
+    SendUsageNotice {
+        /// Whose.
+        account: AccountId,
+        /// What was reached.
+        noticed: UsageNoticed,
+    },
     /// Vouch for the export of an account. Changes nothing; the signature is over [`EXPORT_TYPE`], the account's id and the digest.
     SignExport {
         /// Whose.
@@ -258,13 +280,16 @@ impl Command {
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
             Self::RotateMasterKey => "cmd.ops.rotate_master_key",
             Self::RecordOperator { .. } => "cmd.ops.record_operator",
+            Self::CloseStatement { .. } => "cmd.billing.close_statement",
+            Self::CorrectStatement { .. } => "cmd.billing.correct_statement",
+            Self::SendUsageNotice { .. } => "cmd.billing.send_usage_notice",
             Self::SignExport { .. } => "cmd.account.sign_export",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 14] = [
+    pub const SUBJECTS: [&'static str; 17] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.account.request_email_change",
@@ -275,6 +300,9 @@ impl Command {
         "cmd.sandbox.request",
         "cmd.sandbox.stop",
         "cmd.sandbox.extend_timeout",
+        "cmd.billing.close_statement",
+        "cmd.billing.correct_statement",
+        "cmd.billing.send_usage_notice",
         "cmd.account.sign_export",
         "cmd.account.open_fields",
         "cmd.ops.rotate_master_key",

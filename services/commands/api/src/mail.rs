@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use omnirun_events::unit::Millis;
+use omnirun_events::unit::{Millis, StandardMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Personal;
@@ -51,6 +51,17 @@ pub enum Content {
     },
     /// To the address before: it is the account's no more.
     EmailChanged,
+    /// How much of what a month includes is used.
+    UsageNotice {
+        /// The percentage that was reached: 50, 80 or 100.
+        percent: u8,
+        /// What was used.
+        used: StandardMillis,
+        /// What the month includes.
+        included: StandardMillis,
+        /// The day (UTC) on which the next month begins, such as 2026-01-31.
+        resets_on: String,
+    },
 }
 
 impl Content {
@@ -58,7 +69,7 @@ impl Content {
     pub const fn code(&self) -> Option<&OneTimeCode> {
         match self {
             Self::SignInCode { code, .. } | Self::ChangeEmailCode { code, .. } => Some(code),
-            Self::EmailChanged => None,
+            Self::EmailChanged | Self::UsageNotice { .. } => None,
         }
     }
 }

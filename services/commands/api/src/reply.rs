@@ -84,6 +84,14 @@ pub enum Outcome {
     },
     /// What an operator did is on the log.
     OperatorRecorded,
+    /// The month is closed, now or by an earlier try.
+    StatementClosed,
+    /// The correction stands.
+    StatementCorrected,
+    /// The account is told; its mail is on the way.
+    UsageNoticed,
+    /// The account was told before, or its month is another by now.
+    UsageAlreadyNoticed,
     /// The export is vouched for.
     ExportSigned {
         /// The commands service's key.

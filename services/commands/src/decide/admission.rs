@@ -4,7 +4,7 @@
 //! with what they ran, failed ones not at all.
 
 use omnirun_billing::calendar::Date;
-use omnirun_billing::{Period, Plan, Plans};
+use omnirun_billing::{Period, Plan, Plans, Price};
 use omnirun_commands_api::{Code, Rejection};
 use omnirun_events::id::{AccountId, SandboxId};
 use omnirun_events::unit::{Millis, Shape, StandardMillis, Timestamp};
@@ -18,7 +18,12 @@ pub struct Terms<'a> {
     pub plan: &'a Plan,
     /// The month that now lies in.
     pub period: Period,
+    /// The price that this month is rated by.
+    pub price: &'a Price,
 }
+
+/// The length of time in which a plan admits so many sandboxes.
+const MINUTE: Millis = Millis(60_000);
 
 /// The terms of an account at `now`.
 pub fn terms<'a>(
@@ -28,11 +33,17 @@ pub fn terms<'a>(
     now: Timestamp,
 ) -> Result<Terms<'a>, Rejection> {
     let known = directory.accounts.get(account).ok_or_else(not_found)?;
-    let plan = plans.get(&known.plan).ok_or_else(|| {
+    let plan = plan_of(plans, &known.plan)?;
+    let period = Period::of(known.opened_at, now);
+    Ok(Terms { plan, period, price: plan.price_at(period.start) })
+}
+
+/// The plan with this name; one that a plans file does not have any more is an operator's mistake.
+pub(crate) fn plan_of<'a>(plans: &'a Plans, name: &str) -> Result<&'a Plan, Rejection> {
+    plans.get(name).ok_or_else(|| {
         let message = "The account's plan is not in this deployment's plans file; an operator has to add it.";
         Rejection::retryable(Code::Busy, message, Millis(60_000))
-    })?;
-    Ok(Terms { plan, period: Period::of(known.opened_at, now) })
+    })
 }
 
 impl Terms<'_> {
@@ -73,6 +84,31 @@ impl Terms<'_> {
         Ok(())
     }
 
+    /// Refuses one sandbox more than the plan admits in a minute.
+    pub fn allow_now(
+        &self,
+        directory: &Directory,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
+        let limit = self.plan.creations_per_minute as usize;
+        let recent = directory.sandboxes.of(account).rev().map(|(_, sandbox)| sandbox.requested_at);
+        // Newest first: the one that has to leave the minute before there is room is the oldest of the last `limit`.
+        let Some(oldest) = recent.take(limit).nth(limit - 1) else { return Ok(()) };
+        let wait = oldest.after(MINUTE).since(now);
+        if wait == Millis::ZERO {
+            return Ok(());
+        }
+        // A clock that was set back makes nobody wait for longer than the minute.
+        let wait = wait.min(MINUTE);
+        let message = format!(
+            "The plan {} admits {limit} sandboxes a minute and {limit} were admitted in the last one; there is room again in {} s.",
+            self.plan.name,
+            wait.0.div_ceil(1000)
+        );
+        Err(Rejection::retryable(Code::RateLimited, message, wait))
+    }
+
     /// Refuses a reservation for `sandbox` that would exceed what the month includes, where the plan sells no more.
     pub fn allow_reservation(
         &self,
@@ -81,14 +117,14 @@ impl Terms<'_> {
         sandbox: SandboxId,
         wanted: StandardMillis,
     ) -> Result<(), Rejection> {
-        if self.plan.overage_per_second.is_some() {
+        if self.price.overage_per_second.is_some() {
             return Ok(());
         }
         let used = charged(directory, account, sandbox, self.period);
-        if used.plus(wanted) > self.plan.included {
+        if used.plus(wanted) > self.price.included {
             return Err(self.limit(format!(
                 "includes {} sandbox-hours a month; {} are used or reserved and this would reserve {}. It resets on {} at 00:00 UTC.",
-                hours(self.plan.included),
+                hours(self.price.included),
                 hours(used),
                 hours(wanted),
                 Date::of(self.period.end)

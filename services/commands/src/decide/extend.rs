@@ -41,7 +41,8 @@ pub fn decide(
             return Err(Rejection::new(Code::AlreadyFinal, "The sandbox has ended."));
         }
     };
-    let terms = terms(directory, plans, wish.account, wish.now)?;
+    // A sandbox counts in the month that it was admitted in, whenever it is extended.
+    let terms = terms(directory, plans, wish.account, sandbox.requested_at)?;
     let end_at = match timeout {
         Seconds::ZERO => started.after(terms.plan.session_max.into()),
         timeout => wish.now.after(timeout.into()),

@@ -65,6 +65,7 @@ pub fn decide(
     terms.allow_shape(shape)?;
     terms.allow_session(timeout.into())?;
     terms.allow_another(directory, wish.account)?;
+    terms.allow_now(directory, wish.account, wish.now)?;
     let reserved = shape.weigh(timeout.into());
     terms.allow_reservation(directory, wish.account, sandbox, reserved)?;
     let deadline = wish.now.after(CLAIM_WITHIN);

@@ -21,14 +21,14 @@ use omnirun_projections::{Directory, Fact, Fold as _};
 
 use crate::support::{HOST, START, credential, plans, sandbox_wish, token_wish};
 
-const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
-const HOUR: u64 = 3_600_000;
+pub const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
+pub const HOUR: u64 = 3_600_000;
 
 fn sealed() -> Sealed {
     Sealed { key: DataKeyLabel::Account, nonce: [0; 24], text: vec![0; 20] }
 }
 
-fn apply(directory: &mut Directory, subject: SubjectKind, event: impl Into<Event>, at: Timestamp) {
+pub fn apply(directory: &mut Directory, subject: SubjectKind, event: impl Into<Event>, at: Timestamp) {
     let (event, kind, subject) = (event.into(), subject, Subject::from(subject));
     let commit = CommitId::from_bytes([0; 16]);
     let actor = Actor::System(Role::Commands);
@@ -55,7 +55,7 @@ fn host() -> HostJoined {
     }
 }
 
-fn known() -> Directory {
+pub fn known() -> Directory {
     let mut directory = Directory::default();
     let opened = AccountOpened { email: sealed(), plan: "sandbox".to_owned() };
     apply(&mut directory, SubjectKind::Account(ACCOUNT), opened, START);
@@ -63,11 +63,11 @@ fn known() -> Directory {
     directory
 }
 
-fn wish(n: u8, now: Timestamp) -> Wish {
+pub fn wish(n: u8, now: Timestamp) -> Wish {
     Wish { id: CommandId::from_bytes([n; 16]), account: ACCOUNT, actor: Actor::Account(ACCOUNT), now }
 }
 
-fn plain() -> SandboxWish {
+pub fn plain() -> SandboxWish {
     SandboxWish { metadata: None, ..sandbox_wish() }
 }
 
@@ -174,6 +174,32 @@ fn the_months_hours_count_what_ran_and_what_is_reserved_and_nothing_that_failed(
         .expect("exactly what is left");
     let next_month = START.after(Millis(31 * 24 * HOUR));
     admit(&mut directory, 28, &hour, next_month);
+}
+
+#[test]
+fn a_minute_admits_what_the_plan_says_and_the_refusal_says_when_there_is_room() {
+    let text = include_str!("../../../../infra/plans.toml").replacen(
+        "creations_per_minute = 120",
+        "creations_per_minute = 2",
+        1,
+    );
+    let plans = Plans::parse(&text).expect("valid");
+    let mut directory = known();
+    let at = |millis| START.after(Millis(millis));
+    let first = admit(&mut directory, 1, &plain(), at(0));
+    let reason = FailReason::NoCapacity;
+    // One that has failed was admitted all the same.
+    apply(&mut directory, SubjectKind::Sandbox(ACCOUNT, first), SandboxFailed { reason }, START);
+    admit(&mut directory, 2, &plain(), at(10_000));
+    let ask = |now| request::decide(&directory, &plans, &wish(3, now), &plain(), None, &Recorded::Nothing);
+    let refused = ask(at(20_500)).expect_err("two are all");
+    assert_eq!((refused.code, refused.retry_after), (Code::RateLimited, Some(Millis(39_500))));
+    let says = "The plan sandbox admits 2 sandboxes a minute and 2 were admitted in the last one; there is room again in 40 s.";
+    assert_eq!(refused.message, says);
+    ask(at(59_999)).expect_err("not a minute yet");
+    ask(at(60_000)).expect("the first has left the minute");
+    let refused = ask(Timestamp(START.0 - 3_600_000)).expect_err("the clock was set back by an hour");
+    assert_eq!(refused.retry_after, Some(Millis(60_000)));
 }
 
 #[test]

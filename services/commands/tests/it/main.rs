@@ -2,11 +2,14 @@
 
 mod support;
 
+mod admission;
+mod billing;
 mod bus;
 mod change_email;
 mod deciders;
 mod idempotency;
 mod keys;
+mod retention;
 mod sandboxes;
 mod sign_in;
 mod sign_up;

@@ -64,6 +64,12 @@ impl Mailbox {
         tokio::time::timeout(PATIENCE, wait).await.expect("the mail arrives")
     }
 
+    /// Mail number `n` (from 1), once it has arrived.
+    pub async fn mail(&self, n: usize) -> Mail {
+        self.count(n).await;
+        self.mails.lock().expect("no panics")[n - 1].clone()
+    }
+
     /// Waits until so many mails have arrived.
     pub async fn count(&self, n: usize) {
         let wait = async {

@@ -2,9 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use omnirun_events::id::SandboxId;
+use omnirun_billing::Period;
+use omnirun_billing::due::{MonthToDate, month_to_date};
+use omnirun_events::id::{AccountId, SandboxId};
 use omnirun_events::unit::Timestamp;
 use omnirun_events::usage::Meter;
 use omnirun_projections::usage::SandboxUsage;
@@ -14,12 +15,13 @@ use utoipa::{IntoParams, ToSchema};
 use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Query;
-use crate::gateway::{App, MicroCents};
+use crate::gateway::App;
+use crate::routes::billing::{Format, ShownMonth, csv_answer};
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct UsageQuery {
-    /// A day or a moment in UTC; default: everything that is kept.
+    /// A day or a moment in UTC; default: the beginning of the account's month that `to` lies in.
     from: Option<String>,
     /// A day or a moment in UTC, itself not included; default: now.
     to: Option<String>,
@@ -27,14 +29,6 @@ pub(crate) struct UsageQuery {
     #[serde(default)]
     #[param(value_type = Option<String>)]
     format: Format,
-}
-
-#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    #[default]
-    Json,
-    Csv,
 }
 
 /// Usage as of now: readings are made every 60 s and at a sandbox's end.
@@ -45,9 +39,9 @@ pub(crate) struct ShownUsage {
     /// Every sandbox that ran at some time between the two, with all that it used.
     sandboxes: Vec<UsageLine>,
     totals: Totals,
-    /// What that costs; absent where the deployment has no prices.
+    /// The account's current month; only where neither `from` nor `to` was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    amount: Option<Amount>,
+    month: Option<ShownMonth>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -106,21 +100,6 @@ impl Totals {
     }
 }
 
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Amount {
-    /// Millionths of a cent, exactly.
-    micro_cents: u64,
-    /// The same in cents, rounded down.
-    cents: u64,
-}
-
-impl From<MicroCents> for Amount {
-    fn from(money: MicroCents) -> Self {
-        Self { micro_cents: money.0, cents: money.0 / 1_000_000 }
-    }
-}
-
 /// What the account used.
 #[utoipa::path(get, path = "/account/usage", tag = "account", params(UsageQuery), responses((status = 200, body = ShownUsage)))]
 pub(crate) async fn usage(
@@ -128,9 +107,10 @@ pub(crate) async fn usage(
     caller: Caller,
     Query(query): Query<UsageQuery>,
 ) -> Result<Response, ApiError> {
-    let from =
-        moment(query.from.as_deref(), Timestamp(0), "from has to be a day or an RFC 3339 time in UTC.")?;
-    let to = moment(query.to.as_deref(), app.now(), "to has to be a day or an RFC 3339 time in UTC.")?;
+    let now = app.now();
+    let to = moment(query.to.as_deref(), now, "to has to be a day or an RFC 3339 time in UTC.")?;
+    let begin = begin(&app, caller.account, to);
+    let from = moment(query.from.as_deref(), begin, "from has to be a day or an RFC 3339 time in UTC.")?;
     if from > to {
         return Err(ApiError::invalid("from has to be before to."));
     }
@@ -138,24 +118,30 @@ pub(crate) async fn usage(
         let ran = usage.of(caller.account).filter(|(_, one)| ran_between(one, from, to));
         ran.map(|(id, one)| (id, one.clone())).collect()
     });
-    let plan = app
-        .directory
-        .view(|directory, _| directory.accounts.get(caller.account).map(|account| account.plan.clone()));
-    let lines: Vec<&SandboxUsage> = used.iter().map(|(_, one)| one).collect();
-    let price = app.pricing.as_ref().zip(plan).and_then(|(pricing, plan)| pricing.price(&plan, &lines));
+    let is_current = query.from.is_none() && query.to.is_none();
+    let month = month(&app, caller.account, now).filter(|_| is_current).map(ShownMonth::from);
     let sandboxes: Vec<UsageLine> = used.iter().map(|(id, one)| line(*id, one)).collect();
     let totals = sandboxes.iter().fold(Totals::default(), |sum, line| sum.plus(line.used));
     if query.format == Format::Csv {
         return Ok(csv(&sandboxes));
     }
-    let shown = ShownUsage {
-        from: from.rfc3339(),
-        to: to.rfc3339(),
-        sandboxes,
-        totals,
-        amount: price.map(Amount::from),
-    };
+    let shown = ShownUsage { from: from.rfc3339(), to: to.rfc3339(), sandboxes, totals, month };
     Ok(Json(shown).into_response())
+}
+
+/// The beginning of the account's month that `to` lies in, or ends.
+fn begin(app: &App, account: AccountId, to: Timestamp) -> Timestamp {
+    let before = Timestamp(to.0.saturating_sub(1));
+    let opened = app.directory.view(|directory, _| directory.accounts.get(account).map(|one| one.opened_at));
+    opened.map_or(Timestamp(0), |opened| Period::of(opened, before).start)
+}
+
+/// The account's month so far; none until its ledger is there, and where its plan is not in the plans file.
+fn month(app: &App, account: AccountId, now: Timestamp) -> Option<MonthToDate> {
+    app.billing.view(|billing, _| {
+        let ledger = billing.of(account)?;
+        Some(month_to_date(ledger, app.plans.get(&ledger.plan)?, now))
+    })
 }
 
 fn moment(text: Option<&str>, default: Timestamp, message: &'static str) -> Result<Timestamp, ApiError> {
@@ -203,5 +189,5 @@ fn csv(lines: &[UsageLine]) -> Response {
         text.push_str(&row.join(","));
         text.push_str("\r\n");
     }
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8"))], text).into_response()
+    csv_answer(text)
 }

@@ -15,4 +15,5 @@ mod sandboxes;
 mod service;
 mod sessions;
 mod sign_in;
+mod statements;
 mod too_large;

@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 use omnirun_events::id::AccountId;
 use omnirun_events::token::{Scope, TokenKind};
-use omnirun_events::unit::Timestamp;
+use omnirun_events::unit::{Day, Timestamp};
 use omnirun_gateway::access::{Access, TABLE};
 use serde_json::{Value, json};
 
@@ -28,6 +28,8 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("PATCH", "/account", "", json!({"email": "b@example.org"})),
         ("POST", "/account/export", "", none.clone()),
         ("GET", "/account/usage", "", none.clone()),
+        ("GET", "/account/statements", "", none.clone()),
+        ("GET", "/account/statements/{month}", "", none.clone()),
         ("POST", "/sandboxes", "", json!({})),
         ("GET", "/sandboxes", "", none.clone()),
         ("GET", "/sandboxes/{id}", "", none.clone()),
@@ -59,6 +61,10 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
     ]
 }
 
+/// The month that the account has a statement of: January 2027.
+const MONTH: &str = "2027-01";
+const FIRST_DAY: Day = Day(20_819);
+
 /// One route's request about fresh things of the world's account.
 async fn sample(world: &World, method: &str, template: &str) -> Call {
     let all = samples();
@@ -72,7 +78,7 @@ async fn sample(world: &World, method: &str, template: &str) -> Call {
         world.sandbox().await.to_string()
     };
     // The worker of this test keeps streams of pid 7 open; 6 ends at once.
-    let path = template.replace("{id}", &id).replace("{pid}", "6") + query;
+    let path = template.replace("{id}", &id).replace("{pid}", "6").replace("{month}", MONTH) + query;
     let call = Call::new(method, path);
     match body {
         Value::Null => call,
@@ -113,6 +119,7 @@ async fn every_route_of_the_document_has_a_row_in_the_table_and_the_other_way_ro
 async fn every_route_refuses_whoever_may_not_use_it_and_lets_in_whoever_may() {
     let world = World::new().await;
     let document = Call::new("GET", "/openapi.json").send(world.gateway).await.json();
+    world.close_month(FIRST_DAY, 5).await;
     let stranger = AccountId::from_bytes(world.writer.fresh());
     world.open(stranger).await;
     for (method, template) in document_routes(&document) {
@@ -172,7 +179,7 @@ async fn check_tokens(world: &World, route: (&str, &str), access: Access, strang
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{what} with an expired token");
     let (token, _) = world.credential(stranger, kind, &Scope::ALL).await;
     let status = send(world, route, |call| call.key(&token)).await.status;
-    let is_about_one = route.1.contains("{id}");
+    let is_about_one = route.1.contains("{id}") || route.1.contains("{month}");
     assert_eq!(status == StatusCode::NOT_FOUND, is_about_one, "{what} by another account: {status}");
 }
 

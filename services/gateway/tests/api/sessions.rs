@@ -104,7 +104,7 @@ async fn an_account_shows_its_address_its_plan_and_how_much_else_is_held() {
     world.sandbox().await;
     let shown = get(&world, "/account", &session).await.json();
     assert_eq!(shown["email"], "someone@example.org");
-    assert_eq!(shown["plan"], "free");
+    assert_eq!(shown["plan"], "sandbox");
     assert_eq!((&shown["held"]["tokens"], &shown["held"]["sessions"]), (&1.into(), &1.into()));
     assert_eq!(shown["held"]["sandboxes"], 1);
     let mut fields: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use omnirun_billing::{Billing, Plans};
 use omnirun_commands_api::command::{Command, Envelope};
 use omnirun_commands_api::{Commands, Outcome, Reply, SendError};
 use omnirun_events::account::{AccountOpened, EmailChanged};
+use omnirun_events::billing::{StatementClosed, StatementLine};
 use omnirun_events::envelope::{Draft, Head, Role};
 use omnirun_events::host::HostJoined;
 use omnirun_events::keyring::KeyRing;
@@ -228,6 +230,11 @@ impl Commands for Double {
                 let (key, signature) = (KeyId::from_bytes([0; 16]), vec![0; 64]);
                 (None, Outcome::ExportSigned { key, signature })
             }
+            Command::CloseStatement { .. }
+            | Command::CorrectStatement { .. }
+            | Command::SendUsageNotice { .. } => {
+                panic!("a gateway asks for no such thing")
+            }
             Command::OpenFields { fields, .. } => {
                 let text = |field: omnirun_commands_api::command::SealedField| {
                     let text = String::from_utf8(field.sealed.text).expect("the double sealed it");
@@ -267,7 +274,9 @@ pub struct World {
     pub cable: Cable,
     /// What the gateway's clock is ahead.
     ahead: Arc<AtomicU64>,
-    _followers: (Follower<Directory>, Follower<Usage>),
+    /// The months that a statement was closed for.
+    pub billing: Live<Billing>,
+    _followers: (Follower<Directory>, Follower<Usage>, Follower<Billing>),
 }
 
 impl World {
@@ -298,6 +307,8 @@ impl World {
         let directory = directory.await.expect("the log is there");
         let usage = follow::<Usage>(reader.clone(), root.public(), Source::EventsAndUsage, None);
         let usage = usage.await.expect("the log is there");
+        let billing = follow::<Billing>(reader.clone(), root.public(), Source::EventsAndUsage, None);
+        let billing = billing.await.expect("the log is there");
         let account = AccountId::from_bytes(writer.fresh());
         let (fate, asked) = (Mutex::new(Fate::Runs), Mutex::default());
         let commands =
@@ -307,7 +318,8 @@ impl World {
             reader,
             directory: directory.live(),
             usage: usage.live(),
-            pricing: None,
+            billing: billing.live(),
+            plans: Arc::new(Plans::parse(include_str!("../../../../infra/plans.toml")).expect("valid")),
             signer: gateway_key,
             secret: [7; 32],
             clock: Arc::new(move || now().after(Millis(clock.load(Ordering::SeqCst)))),
@@ -328,7 +340,8 @@ impl World {
             directory: live,
             cable,
             ahead,
-            _followers: (directory, usage),
+            billing: billing.live(),
+            _followers: (directory, usage, billing),
         };
         world.open(account).await;
         let mut changes = world.directory.changes();
@@ -338,7 +351,8 @@ impl World {
     }
 
     pub async fn open(&self, account: AccountId) {
-        let opened = AccountOpened { email: seal("someone@example.org".to_owned()), plan: "free".to_owned() };
+        let opened =
+            AccountOpened { email: seal("someone@example.org".to_owned()), plan: "sandbox".to_owned() };
         self.writer.append(Role::Commands, SubjectKind::Account(account), vec![opened.into()]).await;
     }
 
@@ -423,6 +437,33 @@ impl World {
         let at = self.writer.run(self.account, sandbox).await;
         self.reach(at).await;
         sandbox
+    }
+
+    /// A closed statement of the world's account, once the gateway has it. The month begins at the start of `day`.
+    pub async fn close_month(&self, day: Day, amount: u64) -> StatementClosed {
+        let statement = StatementClosed {
+            start: day.start(),
+            end: Day(day.0 + 31).start(),
+            plan: "launch".to_owned(),
+            price_from: Timestamp(1_767_225_600_000),
+            base: MicroCents(amount),
+            included: StandardMillis(3_600_000),
+            overage_per_second: None,
+            lines: vec![StatementLine {
+                day,
+                shape: Some(Shape { vcpus: Vcpus(1), memory: Mebibytes(512) }),
+                sandboxes: 2,
+                standard: StandardMillis(61_000),
+            }],
+            standard: StandardMillis(61_000),
+            overage: StandardMillis(0),
+            amount: MicroCents(amount),
+            carried: Vec::new(),
+        };
+        let kind = SubjectKind::Billing(self.account);
+        let at = self.writer.append(Role::Commands, kind, vec![statement.clone().into()]).await;
+        self.billing.reached(at.sequence, Duration::from_secs(10)).await.expect("the ledgers follow");
+        statement
     }
 
     pub async fn reach(&self, at: Position) {
