@@ -326,6 +326,21 @@ impl Filter {
         Self(format!("evt.{account}.>"))
     }
 
+    /// Everything of an account in the usage logs.
+    pub fn usage_of(account: AccountId) -> Self {
+        Self(format!("usage.*.{account}.>"))
+    }
+
+    /// Every wrapped key of an account in [`Log::Keys`].
+    pub fn keys_of(account: AccountId) -> Self {
+        Self(format!("key.{account}.>"))
+    }
+
+    /// Every challenge that was issued, in [`Log::Auth`].
+    pub fn challenges() -> Self {
+        Self("auth.*.issued".to_owned())
+    }
+
     /// Every account's requests for sandboxes: what worker hosts compete for.
     pub fn admissions() -> Self {
         Self("evt.*.admission.self".to_owned())

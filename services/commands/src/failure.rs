@@ -2,7 +2,7 @@
 
 use omnirun_commands_api::{Code, Rejection, SendError};
 use omnirun_events::codec::EncodeError;
-use omnirun_events::log::ReadError;
+use omnirun_events::log::{EraseError, ReadError};
 use omnirun_events::unit::Millis;
 use omnirun_runner::NotReached;
 
@@ -41,6 +41,13 @@ pub(crate) fn busy(message: &str) -> Failure {
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         tracing::error!(reason = chain(&error), "the event log cannot be read");
+        busy("The event log does not answer; nothing was done. Try again.")
+    }
+}
+
+impl From<EraseError> for Failure {
+    fn from(error: EraseError) -> Self {
+        tracing::error!(reason = chain(&error), "records cannot be removed");
         busy("The event log does not answer; nothing was done. Try again.")
     }
 }

@@ -1,5 +1,6 @@
 //! Handling: what each family needs from the world around its decision. The decisions are in [`crate::decide`].
 
+mod close;
 mod fields;
 mod request_code;
 mod sandboxes;

@@ -69,6 +69,18 @@ impl AddressIndex {
         self.read(|known| known.accounts.get(address).copied())
     }
 
+    /// Forgets an account's address.
+    pub fn forget(&self, account: AccountId) {
+        self.retain(|other| other != account);
+    }
+
+    /// Forgets the addresses of all accounts but these.
+    pub fn retain(&self, is_there: impl Fn(AccountId) -> bool) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.accounts.retain(|_, account| is_there(*account));
+        known.seen.retain(|account| is_there(*account));
+    }
+
     fn read<R>(&self, read: impl FnOnce(&Known) -> R) -> R {
         read(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }

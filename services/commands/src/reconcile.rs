@@ -25,6 +25,7 @@ pub(crate) async fn run(service: Arc<CommandService>) {
         // A store that does not answer now is asked again at the next look; the failure has been logged where it happened.
         let _ = service.fail_unclaimed().await;
         let _ = service.index.sync().await;
+        let _ = service.go_on_erasing().await;
     }
 }
 

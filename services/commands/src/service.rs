@@ -9,7 +9,7 @@ use omnirun_commands_api::mail::SendMail;
 use omnirun_commands_api::{Code, Command, Commands, Envelope, Rejection, Reply, SendError};
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::{AccountId, CommitId};
-use omnirun_events::log::{Append, Read};
+use omnirun_events::log::{Append, Erase, Read};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::Log;
 use omnirun_events::unit::Clock;
@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::challenges::Challenges;
 use crate::decide::not_found;
+use crate::erasure::Erasing;
 use crate::failure::Failure;
 use crate::guesses::Guesses;
 use crate::handle::Presented;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub reader: Arc<dyn Read>,
     /// Appends to them.
     pub append: Arc<dyn Append>,
+    /// Removes what was erased.
+    pub erase: Arc<dyn Erase>,
     /// The directory, being followed from the same store.
     pub directory: Live<Directory>,
     /// Signs, in the role Commands; its key is enrolled.
@@ -81,6 +84,7 @@ pub struct CommandService {
     pub(crate) limits: CodeLimits,
     pub(crate) guesses: Guesses,
     pub(crate) outbox: Outbox,
+    pub(crate) erasing: Erasing,
     pub(crate) master: Arc<MasterKey>,
     pub(crate) plans: Arc<Plans>,
     pub(crate) clock: Clock,
@@ -91,7 +95,7 @@ pub struct CommandService {
 impl CommandService {
     /// Starts the service: waits until the directory has read the log and opens every account's address. Needs a tokio runtime.
     pub async fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
-        let Parts { reader, append, directory, signer, master, mail, plans, clock, random } = parts;
+        let Parts { reader, append, erase, directory, signer, master, mail, plans, clock, random } = parts;
         let not_ready = |what| move |error: String| StartError::NotReady { what, message: error };
         let head = reader.head(Log::Events).await.map_err(|error| error.to_string());
         let head = head.map_err(not_ready("read the event log"))?;
@@ -106,6 +110,7 @@ impl CommandService {
             .await
             .map_err(|failure| not_ready("open the accounts' addresses")(format!("{failure:?}")))?;
         let challenges = Challenges::new(writer.clone());
+        let erasing = Erasing::new(erase, mail.clone());
         let outbox = Outbox::start(mail);
         let turns = std::array::from_fn(|_| Mutex::default());
         let (limits, guesses) = (CodeLimits::default(), Guesses::default());
@@ -117,6 +122,7 @@ impl CommandService {
             limits,
             guesses,
             outbox,
+            erasing,
             master,
             plans,
             clock,
@@ -188,6 +194,12 @@ impl CommandService {
             Command::ExtendTimeout { account, sandbox, timeout } => {
                 self.extend_timeout(envelope, *account, *sandbox, *timeout).await
             }
+            Command::CloseAccount { account, confirm } => {
+                self.close_account(envelope, *account, confirm).await
+            }
+            Command::EraseAccount { whose, operator, reason } => {
+                self.erase_account(envelope, whose, operator, reason).await
+            }
             Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
         }
     }
@@ -206,13 +218,14 @@ impl CommandService {
 /// The account that a command is about, where it names one.
 fn account_of(command: &Command) -> Option<AccountId> {
     match command {
-        Command::RequestCode { .. } | Command::VerifyCode { .. } => None,
+        Command::RequestCode { .. } | Command::VerifyCode { .. } | Command::EraseAccount { .. } => None,
         Command::CreateToken { account, .. }
         | Command::RevokeToken { account, .. }
         | Command::SignOutEverywhere { account }
         | Command::RequestSandbox { account, .. }
         | Command::StopSandbox { account, .. }
         | Command::ExtendTimeout { account, .. }
+        | Command::CloseAccount { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),
     }
 }

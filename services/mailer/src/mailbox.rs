@@ -23,7 +23,7 @@ pub struct SentMail {
     pub subject: String,
     /// Its body.
     pub text: String,
-    /// The code in it, as it is typed.
+    /// The code in it, as it is typed; empty in a mail without one.
     pub code: OneTimeCode,
 }
 
@@ -60,7 +60,10 @@ impl MemoryMailbox {
 impl SendMail for MemoryMailbox {
     async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
         let Text { subject, body } = Text::of(&mail.content);
-        let Content::SignInCode { code, .. } = mail.content;
+        let code = match mail.content {
+            Content::SignInCode { code, .. } => code,
+            Content::ErasureReceipt { .. } => OneTimeCode(String::new()),
+        };
         let sent =
             SentMail { at: (self.clock)(), to: mail.to, subject: subject.to_owned(), text: body, code };
         {

@@ -123,6 +123,16 @@ pub struct SealedField {
 /// Sealed fields that one command opens, at most.
 pub const FIELDS_MAX: usize = 1000;
 
+/// An account as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// By its id.
+    Account(AccountId),
+    /// By its address.
+    Address(Personal),
+}
+
 /// What can be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -197,6 +207,22 @@ pub enum Command {
         /// From now.
         timeout: Seconds,
     },
+    /// Erase an account and everything of it.
+    CloseAccount {
+        /// Whose.
+        account: AccountId,
+        /// The account's address as its owner typed it, to show that it is meant.
+        confirm: Personal,
+    },
+    /// Erase an account because its owner asked by mail. For operators.
+    EraseAccount {
+        /// Which.
+        whose: Whose,
+        /// Who does it.
+        operator: String,
+        /// Why, without naming who asked.
+        reason: String,
+    },
     /// Open sealed fields of one account. Changes nothing; only the commands service holds the keys.
     OpenFields {
         /// Whose.
@@ -218,12 +244,14 @@ impl Command {
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
+            Self::CloseAccount { .. } => "cmd.account.close",
+            Self::EraseAccount { .. } => "cmd.ops.erase_account",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 9] = [
+    pub const SUBJECTS: [&'static str; 11] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.token.create",
@@ -233,6 +261,8 @@ impl Command {
         "cmd.sandbox.stop",
         "cmd.sandbox.extend_timeout",
         "cmd.account.open_fields",
+        "cmd.account.close",
+        "cmd.ops.erase_account",
     ];
 }
 

@@ -42,6 +42,11 @@ pub enum Content {
         /// How long it works.
         valid_for: Millis,
     },
+    /// That an account was erased.
+    ErasureReceipt {
+        /// The signed document, in lines that need no wrapping.
+        document: String,
+    },
 }
 
 /// Why a mail was not handed over.

@@ -1,6 +1,6 @@
 //! Answers: what was decided and where it is in the log, or why not.
 
-use omnirun_events::id::{AccountId, ChallengeId, SandboxId, TokenId};
+use omnirun_events::id::{AccountId, ChallengeId, ReceiptId, SandboxId, TokenId};
 use omnirun_events::log::Position;
 use omnirun_events::unit::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,13 @@ pub enum Outcome {
         /// Its new end.
         end_at: Timestamp,
     },
+    /// The account is being erased, by this command or an earlier one.
+    AccountClosing {
+        /// Names the erasure.
+        receipt: ReceiptId,
+        /// Since when.
+        since: Timestamp,
+    },
     /// The opened fields in the order asked; none where the key is destroyed or the field was sealed elsewhere.
     FieldsOpened(
         /// The plain texts.
@@ -120,6 +127,8 @@ pub enum Code {
     NotFound,
     /// 409: the thing has ended.
     AlreadyFinal,
+    /// 409: the account is being erased.
+    AccountClosing,
     /// 409: the idempotency key came before with another wish.
     IdempotencyConflict,
     /// 402: a limit of the plan that money lifts.

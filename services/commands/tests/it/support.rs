@@ -52,7 +52,7 @@ impl Mailbox {
             loop {
                 let arrived = self.arrived.notified();
                 if let Some(mail) = self.mails.lock().expect("no panics").get(n - 1) {
-                    let Content::SignInCode { code, .. } = &mail.content;
+                    let Content::SignInCode { code, .. } = &mail.content else { panic!("mail {n} has no code") };
                     return code.0.clone();
                 }
                 arrived.await;
@@ -171,6 +171,7 @@ impl World {
         let parts = Parts {
             reader,
             append,
+            erase: Arc::new(self.log.clone()),
             directory: follower.live(),
             signer: commands_signer(),
             master: MasterKey::ephemeral(&fixed),
