@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use omnirun_commands_api::Commands;
+use omnirun_commands_api::nats::NatsCommands;
 use omnirun_events::log::ReadError;
 use omnirun_events::subject::Log;
 use omnirun_jetstream::connect::connect;
@@ -101,6 +103,7 @@ async fn streams(bus: &BusOptions, replicas: Replicas) -> anyhow::Result<String>
 async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
     let data = args.data.clone();
     let is_on_bus = !bus.nats.is_empty();
+    let commands_bus = bus.clone();
     let roles: Vec<PathBuf> = ROLES.into_iter().map(|role| data.join(role)).collect();
     let (running, checkpoints) = if is_on_bus {
         let kept = roles.iter().map(|role| views_of(role)).find(|views| views.exists());
@@ -114,6 +117,9 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
             let data = data.to_owned();
             Box::pin(async move { if is_on_bus { open_bus(&bus).await } else { open_embedded(&data) } })
         }),
+        commands: is_on_bus.then(|| -> omnirun_ops::FindCommands {
+            Box::new(move || Box::pin(find_commands(commands_bus)))
+        }),
         make_more: Box::new(process::make_master_key),
         checkpoints: Some(checkpoints),
         clock: process::clock(),
@@ -121,6 +127,12 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
         errors: Box::new(std::io::stderr()),
     };
     omnirun_ops::run(args, context).await
+}
+
+/// The commands service on the bus.
+async fn find_commands(bus: BusOptions) -> anyhow::Result<Arc<dyn Commands>> {
+    let client = connect(&bus.as_role("ops", Vec::new())?).await.with_context(bus::advice)?;
+    Ok(Arc::new(NatsCommands::new(client, process::now)))
 }
 
 fn open_embedded(data: &Path) -> anyhow::Result<Opened> {

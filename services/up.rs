@@ -67,14 +67,11 @@ pub async fn run(options: Options) -> Result<()> {
     let mut tasks = Tasks::new();
     let ops =
         OpsServer::bind(&data, store.clone(), vec![Arc::new(directory.live()), Arc::new(usage.live())])?;
-    tasks.spawn(async move {
-        ops.serve().await;
-        "the operator's socket"
-    });
     let counted = Counted::new(store.clone());
     let commands = CommandService::start(omnirun_commands::Parts {
         reader: store.clone(),
         append: counted.clone(),
+        erase: store.clone(),
         directory: directory.live(),
         signer: identity.commands,
         master,
@@ -84,6 +81,11 @@ pub async fn run(options: Options) -> Result<()> {
         random: omnirun_commands::random::system(),
     })
     .await?;
+    let ops = ops.with_commands(commands.clone());
+    tasks.spawn(async move {
+        ops.serve().await;
+        "the operator's socket"
+    });
     tasks.spawn({
         let commands = commands.clone();
         async move {

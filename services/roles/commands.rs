@@ -41,7 +41,7 @@ pub async fn run(options: Options) -> Result<()> {
     let plans = Arc::new(options.plans.load()?);
     options.metrics.start()?;
     let state = State::take(&data, "commands")?;
-    let bus = options.bus.as_role("commands", vec![Log::Events, Log::Keys, Log::Auth])?;
+    let bus = options.bus.as_role("commands", Log::kept().chain([Log::Auth]).collect())?;
     let log = Arc::new(bus::open(&bus).await?);
     let client = log.client();
     let directory = views::directory(log.clone(), keys.root, state.path()).await?;
@@ -49,6 +49,7 @@ pub async fn run(options: Options) -> Result<()> {
     let service = CommandService::start(omnirun_commands::Parts {
         reader: log.clone(),
         append: Counted::new(log.clone()),
+        erase: log.clone(),
         directory: directory.live(),
         signer: keys.signer,
         master,

@@ -8,5 +8,7 @@ mod p04_tokens;
 mod p08_isolation;
 mod p09_destruction;
 mod p10_code;
+mod p15_deletion;
+mod p17_by_mail;
 
 mod table;

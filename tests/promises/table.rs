@@ -24,9 +24,9 @@ const PROMISES: [(&str, &str, Standing); 17] = [
     ("p12", "third parties are listed", Standing::NotYet("the privacy page")),
     ("p13", "no connection but the configured ones", Standing::NotYet("a capture of a full run")),
     ("p14", "usage logs are kept at most 90 days", Standing::NotYet("retention")),
-    ("p15", "accounts can be deleted", Standing::NotYet("erasure")),
+    ("p15", "accounts can be deleted", Standing::Tested),
     ("p16", "access, correction, export", Standing::NotYet("the rights of the person")),
-    ("p17", "requests by mail", Standing::NotYet("the operator's commands for them")),
+    ("p17", "requests by mail", Standing::Tested),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -34,6 +34,7 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("POST", "/tokens", ACCOUNT),
     ("DELETE", "/tokens/{id}", ACCOUNT),
     ("GET", "/account", ACCOUNT),
+    ("DELETE", "/account", ACCOUNT),
     ("GET", "/account/usage", USAGE),
     ("POST", "/sandboxes", CREATE),
     ("GET", "/sandboxes", READ),

@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, code, commands, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
+    account, close, code, commands, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
 };
 
 #[derive(OpenApi)]
@@ -56,7 +56,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(tokens::report_leaked))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(account::get))
+        .routes(routes!(account::get, close::close))
         .routes(routes!(usage::usage))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))

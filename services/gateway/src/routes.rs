@@ -1,6 +1,7 @@
 //! The routes, one file per family. A handler checks what was sent, asks once, and shapes the answer; it decides nothing.
 
 pub(crate) mod account;
+pub(crate) mod close;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
 pub(crate) mod tokens;

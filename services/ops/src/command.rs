@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use omnirun_commands_api::Commands;
 use omnirun_events::log::{Append, Position, Read, ReadError};
 use omnirun_events::subject::Log;
 use omnirun_events::unit::Clock;
 use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
+use crate::account::{self, AccountCommand};
 use crate::socket::SocketRead;
 use crate::{identity, replay, show, tail, text, verify};
 
@@ -70,6 +72,12 @@ pub enum OpsCommand {
         #[arg(long)]
         json: bool,
     },
+    /// What people ask for by mail, for an account
+    Account {
+        /// What to do
+        #[command(subcommand)]
+        command: AccountCommand,
+    },
     /// Check every kept record: encoding, chains, gaps, signatures back to the root key, roles
     Verify {
         /// The root key's fingerprint, or a file with it. Not taken from --data: who changed the log could have changed it too
@@ -92,6 +100,10 @@ pub struct Opened {
 /// Opens the store of a data directory, or the one that the configuration names.
 pub type Open = Box<dyn FnOnce(&Path) -> Pin<Box<dyn Future<Output = anyhow::Result<Opened>> + Send>> + Send>;
 
+/// Finds the running commands service where it is not in the process that holds the store.
+pub type FindCommands =
+    Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = anyhow::Result<Arc<dyn Commands>>> + Send>> + Send>;
+
 /// Makes more secrets in an unfinished directory of keys.
 pub type MakeMore = Box<dyn FnOnce(&Path) -> std::io::Result<()> + Send>;
 
@@ -112,6 +124,8 @@ pub struct Context {
     pub open: Open,
     /// What `init` makes beside the signing keys, in the directory of keys before it counts: the master key of sealed fields.
     pub make_more: MakeMore,
+    /// Where commands go; none where [`Running::Holder`] takes them.
+    pub commands: Option<FindCommands>,
     /// Where the read models' checkpoints are, for `replay` when nothing runs.
     pub checkpoints: Option<PathBuf>,
     /// The time, for records that `init` appends and for rates.
@@ -207,6 +221,16 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             let source = Source::find(&data, context).await?;
             let found = replay::run(&source, &view, root, context.checkpoints.take()).await?;
             found.print(form_of(json), &mut context.out)
+        }
+        OpsCommand::Account { command } => {
+            let commands: Arc<dyn Commands> = match context.commands.take() {
+                Some(find) => find().await?,
+                None => {
+                    let live = SocketRead::connect(&data).await;
+                    Arc::new(live.context("no `omnirun up` runs on this data directory; start it first")?)
+                }
+            };
+            account::run(command, commands, &context.clock, &mut context.out).await
         }
         OpsCommand::Verify { root_key, json } => {
             let root = text::root_key(&root_key)?;

@@ -13,6 +13,7 @@ pub mod identity;
 
 pub mod doctor;
 
+mod account;
 mod replay;
 mod show;
 mod tail;
@@ -23,6 +24,7 @@ mod text;
 
 pub mod socket;
 
-pub use command::{Context, Exit, Opened, OpsArgs, OpsCommand, Running, run};
+pub use account::AccountCommand;
+pub use command::{Context, Exit, FindCommands, Opened, OpsArgs, OpsCommand, Running, run};
 pub use identity::Identity;
 pub use socket::{OpsServer, SocketRead, View};

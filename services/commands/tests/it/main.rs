@@ -4,6 +4,7 @@ mod support;
 
 mod bus;
 mod deciders;
+mod erasure;
 mod idempotency;
 mod sandboxes;
 mod sign_in;

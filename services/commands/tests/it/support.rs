@@ -61,6 +61,16 @@ impl Mailbox {
         tokio::time::timeout(PATIENCE, wait).await.expect("the mail arrives")
     }
 
+    /// The receipts that were sent, each with its recipient.
+    pub fn receipts(&self) -> Vec<(String, String)> {
+        let mails = self.mails.lock().expect("no panics");
+        let receipt = |mail: &Mail| match &mail.content {
+            Content::ErasureReceipt { document } => Some((mail.to.0.clone(), document.clone())),
+            Content::SignInCode { .. } => None,
+        };
+        mails.iter().filter_map(receipt).collect()
+    }
+
     pub fn recipients(&self) -> Vec<String> {
         self.mails.lock().expect("no panics").iter().map(|mail| mail.to.0.clone()).collect()
     }

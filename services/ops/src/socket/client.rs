@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use omnirun_commands_api::{Commands, Envelope, Reply, SendError};
 use omnirun_events::log::{Cursor, Page, Read, ReadError, Sequence, Stored, Tail};
 use omnirun_events::subject::{Filter, Log, Subject};
 use omnirun_runner::Snapshot;
@@ -66,6 +67,18 @@ fn unavailable(log: Log, source: FrameError) -> ReadError {
 
 fn misused(log: Log) -> ReadError {
     WireError::Misused.into_read_error(log)
+}
+
+#[async_trait]
+impl Commands for SocketRead {
+    /// Sends a command for operators to the running process.
+    async fn send(&self, envelope: Envelope) -> Result<Reply, SendError> {
+        let failed = |source: ReadError| SendError::Exchange { source: Box::new(source) };
+        match self.ask(Log::Events, &Request::Command(Box::new(envelope))).await.map_err(failed)? {
+            Answer::Reply(reply) => Ok(reply?),
+            _ => Err(SendError::TimedOut),
+        }
+    }
 }
 
 #[async_trait]

@@ -1,6 +1,7 @@
 //! Frames of the socket: what is asked, what is answered, and how both are read within a limit.
 
 use bytes::Bytes;
+use omnirun_commands_api::{Envelope, Rejection, Reply};
 use omnirun_events::codec::RECORD_BYTES_MAX;
 use omnirun_events::log::{Page, Position, ReadError, Sequence, Stored, Tail};
 use omnirun_events::subject::{Filter, Log, Subject};
@@ -31,6 +32,8 @@ pub(super) enum Request {
     },
     Views,
     Snapshot(String),
+    /// A command for operators.
+    Command(Box<Envelope>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,6 +44,9 @@ pub(super) enum Answer {
     Page(WirePage),
     Views(Vec<String>),
     Snapshot(Option<Snapshot>),
+    Reply(Result<Reply, Rejection>),
+    /// It is not known what became of the command, or nobody here takes any.
+    NoReply,
     Failed(WireError),
 }
 

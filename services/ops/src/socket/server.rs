@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use omnirun_commands_api::{Commands, Envelope, SendError};
 use omnirun_events::log::{Cursor, Read, ReadError};
 use omnirun_projections::Fold;
 use omnirun_runner::{Live, Snapshot};
@@ -61,6 +62,7 @@ pub struct OpsServer {
 struct Shared {
     reader: Arc<dyn Read>,
     views: Vec<Arc<dyn View>>,
+    commands: Option<Arc<dyn Commands>>,
 }
 
 impl OpsServer {
@@ -69,7 +71,15 @@ impl OpsServer {
     pub fn bind(data: &Path, reader: Arc<dyn Read>, views: Vec<Arc<dyn View>>) -> Result<Self, BindError> {
         let path = data.join(SOCKET_NAME);
         let (listener, owner) = listen(&path).map_err(|source| BindError { path: path.clone(), source })?;
-        Ok(Self { path, listener, owner, shared: Arc::new(Shared { reader, views }) })
+        Ok(Self { path, listener, owner, shared: Arc::new(Shared { reader, views, commands: None }) })
+    }
+
+    /// The same server, which also takes operators' commands.
+    pub fn with_commands(mut self, commands: Arc<dyn Commands>) -> Self {
+        let Shared { reader, views, .. } = &*self.shared;
+        let (reader, views) = (reader.clone(), views.clone());
+        self.shared = Arc::new(Shared { reader, views, commands: Some(commands) });
+        self
     }
 
     /// Answers until it is dropped.
@@ -124,6 +134,17 @@ fn listen(path: &Path) -> io::Result<(UnixListener, u32)> {
 }
 
 impl Shared {
+    /// Does what an operator asked for. Commands of other families have their own ways in.
+    async fn follow(&self, envelope: Envelope) -> Answer {
+        let is_for_operators = envelope.command.subject().starts_with("cmd.ops.");
+        let Some(commands) = self.commands.as_ref().filter(|_| is_for_operators) else { return Answer::NoReply };
+        match commands.send(envelope).await {
+            Ok(reply) => Answer::Reply(Ok(reply)),
+            Err(SendError::Rejected(rejection)) => Answer::Reply(Err(rejection)),
+            Err(_) => Answer::NoReply,
+        }
+    }
+
     async fn serve(&self, mut stream: UnixStream) -> Result<(), FrameError> {
         let mut cursor = None;
         while let Some(request) = read_frame(&mut stream).await? {
@@ -156,6 +177,7 @@ impl Shared {
                 }
                 None => Answer::Failed(WireError::Misused),
             },
+            Request::Command(envelope) => self.follow(*envelope).await,
             Request::Views => Answer::Views(self.views.iter().map(|view| view.name().to_owned()).collect()),
             Request::Snapshot(name) => Answer::Snapshot(
                 self.views.iter().find(|view| view.name() == name).map(|view| view.snapshot()),

@@ -227,6 +227,7 @@ impl World {
             checkpoints: Some(self.data().join("checkpoints")),
             clock: Arc::new(|| Timestamp(1)),
             out: Box::new(out.clone()),
+            commands: None,
             errors: Box::new(errors.clone()),
         };
         let exit = within(run(args, context)).await;
