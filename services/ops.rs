@@ -11,7 +11,7 @@ use omnirun_events::log::ReadError;
 use omnirun_events::subject::Log;
 use omnirun_jetstream::connect::connect;
 use omnirun_jetstream::{Applied, ConnectError, JetStreamLog, Replicas, apply_streams};
-use omnirun_ops::{Context, Exit, Opened, OpsArgs, OpsCommand, Running};
+use omnirun_ops::{Context, Exit, Opened, OpsArgs, OpsCommand, Running, SocketRead};
 use omnirun_sled::OpenError;
 
 use crate::wiring::bus::{self, BusOptions};
@@ -103,7 +103,6 @@ async fn streams(bus: &BusOptions, replicas: Replicas) -> anyhow::Result<String>
 async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
     let data = args.data.clone();
     let is_on_bus = !bus.nats.is_empty();
-    let commands_bus = bus.clone();
     let roles: Vec<PathBuf> = ROLES.into_iter().map(|role| data.join(role)).collect();
     let (running, checkpoints) = if is_on_bus {
         let kept = roles.iter().map(|role| views_of(role)).find(|views| views.exists());
@@ -111,14 +110,16 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
     } else {
         (Running::Holder, views_of(&data))
     };
+    let bus_of_commands = is_on_bus.then(|| bus.clone());
     let context = Context {
         running,
         open: Box::new(move |data| {
             let data = data.to_owned();
             Box::pin(async move { if is_on_bus { open_bus(&bus).await } else { open_embedded(&data) } })
         }),
-        commands: is_on_bus.then(|| -> omnirun_ops::FindCommands {
-            Box::new(move || Box::pin(find_commands(commands_bus)))
+        connect: Box::new(move |data| {
+            let data = data.to_owned();
+            Box::pin(async move { connect_commands(&data, bus_of_commands).await })
         }),
         make_more: Box::new(process::make_master_key),
         checkpoints: Some(checkpoints),
@@ -129,10 +130,16 @@ async fn log(args: OpsArgs, bus: BusOptions) -> Exit {
     omnirun_ops::run(args, context).await
 }
 
-/// The commands service on the bus.
-async fn find_commands(bus: BusOptions) -> anyhow::Result<Arc<dyn Commands>> {
-    let client = connect(&bus.as_role("ops", Vec::new())?).await.with_context(bus::advice)?;
-    Ok(Arc::new(NatsCommands::new(client, process::now)))
+/// The running `omnirun up` of a data directory, or whoever answers on the bus.
+async fn connect_commands(data: &Path, bus: Option<BusOptions>) -> anyhow::Result<Arc<dyn Commands>> {
+    if let Some(bus) = bus {
+        let client = connect(&bus.as_role("ops", Vec::new())?).await.with_context(bus::advice)?;
+        return Ok(Arc::new(NatsCommands::new(client, process::now)));
+    }
+    let live = SocketRead::connect(data).await;
+    let live =
+        live.with_context(|| format!("nothing runs in {}; start `omnirun up` there", data.display()))?;
+    Ok(Arc::new(live))
 }
 
 fn open_embedded(data: &Path) -> anyhow::Result<Opened> {

@@ -67,6 +67,11 @@ pub async fn run(options: Options) -> Result<()> {
     let mut tasks = Tasks::new();
     let ops =
         OpsServer::bind(&data, store.clone(), vec![Arc::new(directory.live()), Arc::new(usage.live())])?;
+    let operators = ops.commands();
+    tasks.spawn(async move {
+        ops.serve().await;
+        "the operator's socket"
+    });
     let counted = Counted::new(store.clone());
     let commands = CommandService::start(omnirun_commands::Parts {
         reader: store.clone(),
@@ -81,11 +86,7 @@ pub async fn run(options: Options) -> Result<()> {
         random: omnirun_commands::random::system(),
     })
     .await?;
-    let ops = ops.with_commands(commands.clone());
-    tasks.spawn(async move {
-        ops.serve().await;
-        "the operator's socket"
-    });
+    operators.fill(commands.clone());
     tasks.spawn({
         let commands = commands.clone();
         async move {

@@ -10,12 +10,25 @@ use sha2::{Digest as _, Sha256};
 use crate::id::{AccountId, ChallengeId};
 use crate::unit::Timestamp;
 
+/// What a code is good for. It is part of what the code is derived from, so that none does another one's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Signing in to the account of an address, or to a new one.
+    #[default]
+    SignIn,
+    /// Giving an account that is signed in another address.
+    ChangeEmail,
+}
+
 /// A code was derived for an address and is on its way. On `auth.<challenge>.issued`, expected 0.
+///
+/// Version 1 had no purpose and named a day where version 2 names an epoch of the master key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChallengeIssued {
     /// The account that owns the address, or the id that an account for it would get: nothing here tells which.
     pub account: AccountId,
-    /// Days since 1970 that name the epoch key the code was derived with.
+    /// Epoch of the master key that the code was derived from.
     pub epoch: u32,
     /// Characters in the code.
     pub digits: u8,
@@ -24,6 +37,9 @@ pub struct ChallengeIssued {
     pub bind: Option<Vec<u8>>,
     /// When the code stops working.
     pub expires_at: Timestamp,
+    /// What the code is good for.
+    #[serde(default)]
+    pub purpose: Purpose,
 }
 
 /// One of the tries is spent. On `auth.<challenge>.attempts`: try n expects try n-1, and is appended before

@@ -107,10 +107,11 @@ macro_rules! events {
 
 events! {
     AccountOpened(account::AccountOpened) = "account.opened", 1, by Commands;
+    EmailChanged(account::EmailChanged) = "account.email_changed", 1, by Commands;
     AddressClaimed(account::AddressClaimed) = "address.claimed", 1, by Commands;
     TokenCreated(token::TokenCreated) = "token.created", 1, by Commands;
     TokenRevoked(token::TokenRevoked) = "token.revoked", 1, by Commands;
-    ChallengeIssued(auth::ChallengeIssued) = "challenge.issued", 1, by Commands;
+    ChallengeIssued(auth::ChallengeIssued) = "challenge.issued", 2, by Commands;
     AttemptSpent(auth::AttemptSpent) = "challenge.attempt_spent", 1, by Commands;
     ChallengeUsed(auth::ChallengeUsed) = "challenge.used", 1, by Commands;
     SandboxRequested(sandbox::SandboxRequested) = "sandbox.requested", 1, by Commands;
@@ -125,6 +126,7 @@ events! {
     HostLeft(host::HostLeft) = "host.left", 1, by Worker;
     KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;
     KeyRetired(keys::KeyRetired) = "key.retired", 1, by Root;
+    MasterKeyRotated(keys::MasterKeyRotated) = "master_key.rotated", 1, by Commands;
     DataKeyWrapped(keys::DataKeyWrapped) = "data_key.wrapped", 1, by Commands;
     AccountClosing(account::AccountClosing) = "account.closing", 1, by Commands;
     AccountQuiet(account::AccountQuiet) = "account.quiet", 1, by Commands;

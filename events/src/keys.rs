@@ -44,6 +44,14 @@ pub struct KeyRetired {
     pub key: KeyId,
 }
 
+/// The master key has a new epoch and the one before is overwritten: whatever was destroyed before this record cannot be unwrapped any more, in
+/// whatever copy. On `sys.erasure`, among the tombstones that it makes final.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasterKeyRotated {
+    /// The epoch that every data key is wrapped under.
+    pub epoch: u32,
+}
+
 /// A data key, wrapped under the master key of an epoch. On `key.<account>.<label>` in the KEYS log, acknowledged before
 /// the first byte is sealed under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

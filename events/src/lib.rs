@@ -7,6 +7,7 @@
 //! how it is written ([`envelope`], [`codec`], [`signing`], [`sealing`]), who is believed ([`keyring`],
 //! [`verify`]), and where it goes ([`log`]).
 
+pub mod civil;
 pub mod id;
 pub mod unit;
 

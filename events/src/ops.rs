@@ -8,6 +8,8 @@ use crate::id::ReceiptId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
+    /// Wrote everything that is held about an account to an archive, for its owner.
+    ExportAccount,
     /// Had an account erased.
     EraseAccount {
         /// Names the erasure, as in the tombstones.

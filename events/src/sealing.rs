@@ -16,8 +16,10 @@ use crate::subject::Subject;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DataKeyLabel {
-    /// For what lives as long as the account: its address, names of its tokens.
+    /// For what lives as long as the account, such as the names of its tokens.
     Account,
+    /// For its address alone: version, from 1, counted up by each change and destroyed by the next one.
+    Address(u32),
     /// For the free text of a month's sandboxes, as year times 100 plus month; destroyed on its 90th day.
     Month(u32),
 }

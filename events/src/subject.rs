@@ -97,6 +97,8 @@ pub enum SubjectKind {
     Usage(Slot, AccountId, SandboxId),
     /// `key.<account>.account`: the account's own data key
     AccountKey(AccountId),
+    /// `key.<account>.address.<version>`: the data key of one of the addresses that it had
+    AddressKey(AccountId, u32),
     /// `key.<account>.<yyyymm>`: the data key of a month's sandboxes
     MonthKey(AccountId, u32),
     /// `auth.<challenge>.issued`
@@ -122,7 +124,7 @@ impl SubjectKind {
     pub const fn log(self) -> Log {
         match self {
             Self::Usage(slot, ..) => Log::Usage(slot),
-            Self::AccountKey(_) | Self::MonthKey(..) => Log::Keys,
+            Self::AccountKey(_) | Self::AddressKey(..) | Self::MonthKey(..) => Log::Keys,
             Self::ChallengeIssued(_) | Self::ChallengeAttempts(_) | Self::ChallengeUsed(_) => Log::Auth,
             _ => Log::Events,
         }
@@ -132,7 +134,8 @@ impl SubjectKind {
     pub const fn account(self) -> Option<AccountId> {
         match self {
             Self::Account(a) | Self::Admission(a) | Self::Token(a, _) | Self::Sandbox(a, _) => Some(a),
-            Self::Usage(_, a, _) | Self::AccountKey(a) | Self::MonthKey(a, _) => Some(a),
+            Self::Usage(_, a, _) => Some(a),
+            Self::AccountKey(a) | Self::AddressKey(a, _) | Self::MonthKey(a, _) => Some(a),
             _ => None,
         }
     }
@@ -147,6 +150,7 @@ impl fmt::Display for SubjectKind {
             Self::Sandbox(a, s) => write!(f, "evt.{a}.sandbox.{s}"),
             Self::Usage(slot, a, s) => write!(f, "usage.{slot}.{a}.{s}"),
             Self::AccountKey(a) => write!(f, "key.{a}.account"),
+            Self::AddressKey(a, version) => write!(f, "key.{a}.address.{version}"),
             Self::MonthKey(a, month) => write!(f, "key.{a}.{month:06}"),
             Self::ChallengeIssued(c) => write!(f, "auth.{c}.issued"),
             Self::ChallengeAttempts(c) => write!(f, "auth.{c}.attempts"),
@@ -185,6 +189,9 @@ impl FromStr for SubjectKind {
                 Self::Usage(slot, id(a)?, id(s)?)
             }
             ["key", a, "account"] => Self::AccountKey(id(a)?),
+            ["key", a, "address", version] if is_number(version) && !version.starts_with('0') => {
+                Self::AddressKey(id(a)?, id(version)?)
+            }
             ["key", a, month] if month.len() == 6 && is_number(month) => Self::MonthKey(id(a)?, id(month)?),
             ["auth", c, "issued"] => Self::ChallengeIssued(id(c)?),
             ["auth", c, "attempts"] => Self::ChallengeAttempts(id(c)?),
@@ -326,12 +333,12 @@ impl Filter {
         Self(format!("evt.{account}.>"))
     }
 
-    /// Everything of an account in the usage logs.
+    /// Every meter reading of an account in the usage logs.
     pub fn usage_of(account: AccountId) -> Self {
         Self(format!("usage.*.{account}.>"))
     }
 
-    /// Every wrapped key of an account in [`Log::Keys`].
+    /// Every data key of an account in [`Log::Keys`].
     pub fn keys_of(account: AccountId) -> Self {
         Self(format!("key.{account}.>"))
     }
@@ -398,6 +405,7 @@ mod tests {
             SubjectKind::Sandbox(a, s),
             SubjectKind::Usage(slot, a, s),
             SubjectKind::AccountKey(a),
+            SubjectKind::AddressKey(a, 10),
             SubjectKind::MonthKey(a, 202611),
             SubjectKind::ChallengeIssued(c),
             SubjectKind::ChallengeAttempts(c),

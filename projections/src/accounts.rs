@@ -80,8 +80,10 @@ impl Accounts {
                 closing: None,
             });
         }
-        if let Some(account) = self.accounts.get_mut(&id) {
-            account.follow_closing(fact);
+        let Some(account) = self.accounts.get_mut(&id) else { return };
+        match fact.event {
+            Event::EmailChanged(changed) => account.email = changed.email.clone(),
+            _ => account.follow_closing(fact),
         }
     }
 

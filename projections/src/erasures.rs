@@ -1,4 +1,5 @@
-//! What was erased: when last, so that whoever holds the master key knows whether its old half must go, and what of it is still to be removed.
+//! What was erased and when the master key was rotated: whether copies of destroyed keys could still be unwrapped; and what of it is still to be
+//! removed.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +13,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::Fact;
 
-/// Erasures of accounts. Positions and receipts only: nothing here says whose.
+/// The last of each, and what is under way. Positions and receipts only: nothing here says whose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erasures {
-    /// Position in EVENTS and time of the last tombstone of an account.
+    /// Position in EVENTS and time of the last tombstone of an account, or change of an address.
     last: Option<(Sequence, Timestamp)>,
+    /// Position, time and epoch of the last rotation.
+    rotated: Option<(Sequence, Timestamp, u32)>,
     /// What tombstones name and nobody has said to be removed.
     unfinished: BTreeMap<ReceiptId, BTreeMap<Log, Positions>>,
 }
 
 impl Erasures {
-    /// Position in EVENTS and time of the last tombstone of an account; none if no account was ever erased. A master key that was made before it
-    /// still opens copies of wrapped keys that were destroyed.
+    /// Position in EVENTS and time of the last record after which keys were destroyed: the tombstone of an account, or a changed address.
     pub fn last(&self) -> Option<(Sequence, Timestamp)> {
         self.last
     }
@@ -31,6 +33,17 @@ impl Erasures {
     /// The erasures whose records may still be there, and the positions of those.
     pub fn unfinished(&self) -> impl Iterator<Item = (ReceiptId, &BTreeMap<Log, Positions>)> {
         self.unfinished.iter().map(|(receipt, positions)| (*receipt, positions))
+    }
+
+    /// The epoch of the master key and since when, as of the last rotation.
+    pub fn rotated(&self) -> Option<(u32, Timestamp)> {
+        self.rotated.map(|(_, at, epoch)| (epoch, at))
+    }
+
+    /// Whether keys were destroyed since the last rotation: a master key that is older still opens copies of them.
+    pub fn are_open(&self) -> bool {
+        let rotated = self.rotated.map(|(sequence, ..)| sequence);
+        self.last.is_some_and(|(last, _)| Some(last) > rotated)
     }
 
     pub(crate) fn apply(&mut self, fact: &Fact<'_>) {
@@ -43,6 +56,10 @@ impl Erasures {
             }
             (SubjectKind::Erasure, Event::ErasureFinished(finished)) => {
                 self.unfinished.remove(&finished.receipt);
+            }
+            (SubjectKind::Account(_), Event::EmailChanged(_)) => self.last = Some((fact.sequence, fact.at)),
+            (SubjectKind::Erasure, Event::MasterKeyRotated(rotated)) => {
+                self.rotated = Some((fact.sequence, fact.at, rotated.epoch));
             }
             _ => {}
         }

@@ -62,6 +62,7 @@ pub async fn run(options: Options) -> Result<()> {
 
     let mut tasks = Tasks::new();
     let ops = OpsServer::bind(state.path(), log, vec![Arc::new(directory.live())])?;
+    ops.commands().fill(service.clone());
     tasks.spawn(async move {
         ops.serve().await;
         "the operator's socket"

@@ -45,7 +45,7 @@ impl Mailbox for Shown {
             to: mail.to.0,
             subject: mail.subject,
             text: mail.text,
-            code: mail.code.0,
+            code: mail.code.map(|code| code.0),
             at: mail.at,
         };
         self.0.recent().into_iter().map(shown).collect()

@@ -2,13 +2,16 @@
 //!
 //! Beside each lies a patch of at most ten lines that breaks its mechanism; `cargo x sabotage` applies each and must see red.
 
+mod p01_sign_up;
 mod p02_codes;
 mod p03_usage;
 mod p04_tokens;
+mod p07_cookie;
 mod p08_isolation;
 mod p09_destruction;
 mod p10_code;
 mod p15_deletion;
+mod p16_rights;
 mod p17_by_mail;
 
 mod table;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use omnirun_test_support::world::{World, destroy, run, sandbox};
 use serde_json::json;
 
@@ -55,8 +55,8 @@ async fn two_sandboxes_have_kernels_of_their_own_and_no_way_to_anybody() -> Resu
             != "0"
     );
     assert!(!host_runs("sleep\u{0}4242"), "a guest's process is a process of the host");
-    let monitors = monitors()?;
-    assert!(monitors.len() >= 2, "each sandbox has a monitor of its own");
+    let monitors = monitors_below(world.up.pid()?)?;
+    assert_eq!(monitors.len(), 2, "each sandbox has a monitor of its own");
     for (pid, user, network) in &monitors {
         assert!(*user >= 1_900_000_000, "monitor {pid} runs as user {user}");
         assert_ne!(
@@ -75,27 +75,33 @@ async fn two_sandboxes_have_kernels_of_their_own_and_no_way_to_anybody() -> Resu
     world.close().await
 }
 
-/// Every QEMU of this machine that lives while it looks: process id, user, network namespace. Those of other tests are jailed as well.
-fn monitors() -> Result<Vec<(u32, u32, PathBuf)>> {
+/// Every QEMU that this process started, by way of others or not: process id, user, network namespace.
+fn monitors_below(ancestor: u32) -> Result<Vec<(u32, u32, PathBuf)>> {
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc")?.flatten() {
-        let path = process.path();
-        let is_monitor =
-            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("qemu-system"));
-        let (Ok(status), Ok(network)) =
-            (std::fs::read_to_string(path.join("status")), path.join("ns/net").read_link())
-        else {
-            continue;
-        };
-        let user = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok());
-        let pid = process.file_name().to_string_lossy().parse();
-        if let (true, Some(user), Ok(pid)) = (is_monitor, user, pid) {
-            found.push((pid, user, network));
+        let Ok(pid) = process.file_name().to_string_lossy().parse() else { continue };
+        let is_monitor = std::fs::read_to_string(process.path().join("comm"))
+            .is_ok_and(|name| name.starts_with("qemu-system"));
+        if is_monitor && is_below(pid, ancestor) {
+            let user = status_field(pid, "Uid").context("it is there")?;
+            found.push((pid, user, process.path().join("ns/net").read_link()?));
         }
     }
     Ok(found)
+}
+
+fn is_below(pid: u32, ancestor: u32) -> bool {
+    match status_field(pid, "PPid") {
+        Some(parent) => parent == ancestor || (parent > 1 && is_below(parent, ancestor)),
+        None => false,
+    }
+}
+
+/// The first number of a line of /proc/PID/status.
+fn status_field(pid: u32, name: &str) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line?.split_whitespace().next()?.parse().ok()
 }
 
 /// Whether a process of the host has this command line.

@@ -1,10 +1,46 @@
-//! P17: what is asked by mail is done by an operator, and the log says who did it and why.
+//! P17: what a person asks for by mail, an operator does, and the log says which operator and why.
 
 use anyhow::{Context as _, Result, ensure};
+use omnirun_test_support::export::Unpacked;
 use omnirun_test_support::up::ops;
 use omnirun_test_support::world::World;
+use serde_json::Value;
 
 use crate::p15_deletion::{finished, nothing_is_left};
+
+#[tokio::test]
+async fn an_operator_exports_an_account_and_leaves_who_and_why() -> Result<()> {
+    let mut world = World::start(&["--pool", "0"]).await?;
+    let session = world.sign_in("p17@example.org").await?;
+    let account = session.get("/account").await?.expect(200)?["id"].as_str().expect("an id").to_owned();
+    let file = world.directory().join("export.zip").to_string_lossy().into_owned();
+    let export = async |account: &str, to: &str| {
+        let who = ["--operator", "somebodyAtTheDesk", "--reason", "request 4711"];
+        let arguments = [&["account", "export", account, "--to", to], &who[..]].concat();
+        ops(&world.data(), &arguments).await
+    };
+    let (exit, said) = export(&account, &file).await?;
+    assert_eq!(exit, 0, "{said}");
+    let archive = Unpacked::of(&std::fs::read(&file)?)?;
+    assert_eq!(archive.json("account.json")?["email"], "p17@example.org");
+    let (exit, said) = export(&account, &file).await?;
+    assert_eq!(exit, 2, "an archive that is there is not replaced: {said}");
+    let nobody = "a".repeat(26);
+    let (exit, said) = export(&nobody, &format!("{file}.2")).await?;
+    assert!(exit == 2 && said.contains("there is no account"), "{said}");
+
+    let (exit, text) = ops(&world.data(), &["tail", "--json", "--from", "1", "--filter", "sys.ops"]).await?;
+    assert_eq!(exit, 0, "{text}");
+    let acts: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let act = &acts[0]["events"][0]["body"];
+    assert_eq!(
+        (&act["operator"], &act["reason"]),
+        (&Value::from("somebodyAtTheDesk"), &Value::from("request 4711"))
+    );
+    assert_eq!(act["action"], "export_account");
+    assert!(!text.contains("p17@example.org") && !text.contains(&account), "it names nobody");
+    world.close().await
+}
 
 #[tokio::test]
 async fn an_operator_erases_an_account_and_the_log_says_who_and_why_and_not_whose() -> Result<()> {

@@ -4,8 +4,13 @@ use std::borrow::Cow;
 
 use crate::event::EventName;
 
-/// The event in its current version. Every event is at its first version so far, so each passes through as it is stored;
-/// the golden files fail the build of whoever changes a body without adding a version and its step here.
+/// The event in its current version; the golden files fail the build of whoever changes a body without adding a version and its step here.
 pub fn to_current<'a>(name: &'a EventName, body: &'a [u8]) -> (Cow<'a, EventName>, Cow<'a, [u8]>) {
-    (Cow::Borrowed(name), Cow::Borrowed(body))
+    let version = match (&*name.0, name.1) {
+        // The day that version 1 names is no epoch of a master key: the code is refused and its user asks for another. What version 1
+        // does not say has a default.
+        ("challenge.issued", 1) => 2,
+        _ => return (Cow::Borrowed(name), Cow::Borrowed(body)),
+    };
+    (Cow::Owned(EventName(name.0.clone(), version)), Cow::Borrowed(body))
 }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use omnirun_events::auth::{ChallengeIssued, Purpose};
 use omnirun_events::event::{EventName, WRITTEN};
 use omnirun_events::sealing::DataKey;
 use omnirun_events::*;
@@ -68,6 +69,16 @@ fn golden_every_event_that_is_written_has_the_bytes_that_it_always_had() {
     }
 }
 
+/// What a sample of this version reads as today.
+fn as_read(name: &str, version: u16) -> Event {
+    match (event(name), version) {
+        (Event::ChallengeIssued(issued), 1) => {
+            ChallengeIssued { epoch: 20_780, purpose: Purpose::SignIn, ..issued }.into()
+        }
+        (event, _) => event,
+    }
+}
+
 #[test]
 fn golden_every_event_ever_written_still_decodes() {
     let files = fs::read_dir(path("")).expect("the folder is there");
@@ -81,7 +92,7 @@ fn golden_every_event_ever_written_still_decodes() {
         let version = version.parse().expect("a number");
         let event = read_back(name, version, fs::read(path(&file)).expect("readable"));
         assert!(!matches!(event, Event::Unknown { .. }), "{file} is not known any more");
-        assert_eq!(event, crate::sample::event(name), "{file} reads differently");
+        assert_eq!(event, as_read(name, version), "{file} reads differently");
     }
 }
 

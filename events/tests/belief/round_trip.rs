@@ -11,7 +11,11 @@ use proptest::prelude::*;
 use crate::sample::*;
 
 fn sealed() -> impl Strategy<Value = Sealed> {
-    let label = prop_oneof![Just(DataKeyLabel::Account), any::<u32>().prop_map(DataKeyLabel::Month)];
+    let label = prop_oneof![
+        Just(DataKeyLabel::Account),
+        any::<u32>().prop_map(DataKeyLabel::Address),
+        any::<u32>().prop_map(DataKeyLabel::Month)
+    ];
     (label, any::<[u8; 24]>(), prop::collection::vec(any::<u8>(), 0..300))
         .prop_map(|(key, nonce, text)| Sealed { key, nonce, text })
 }
@@ -90,7 +94,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_subject_that_prints_alike_or_an_error(start in "(usage\\.[+0-9]{2}|key|evt)", end in "(account|[+0-9]{6}|[a-z]*)") {
+    fn any_text_is_a_subject_that_prints_alike_or_an_error(start in "(usage\\.[+0-9]{2}|key|evt)", end in "(account|address\\.[+0-9]{1,3}|[+0-9]{6}|[a-z]*)") {
         let text = match start.strip_prefix("usage") {
             Some(_) => format!("{start}.{}.{}", account(), sandbox()),
             None => format!("{start}.{}.{end}", account()),

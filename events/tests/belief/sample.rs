@@ -72,6 +72,10 @@ pub fn event(name: &str) -> Event {
             plan: "free".to_owned(),
         }
         .into(),
+        "account.email_changed" => EmailChanged {
+            email: sealed(EMAIL_FIELD, SubjectKind::Account(account()), DataKeyLabel::Address(2)),
+        }
+        .into(),
         "address.claimed" => AddressClaimed {}.into(),
         "account.closing" => AccountClosing { receipt: receipt() }.into(),
         "account.quiet" => AccountQuiet {}.into(),
@@ -90,10 +94,11 @@ pub fn event(name: &str) -> Event {
         "token.revoked" => TokenRevoked { reason: RevokeReason::Leaked }.into(),
         "challenge.issued" => ChallengeIssued {
             account: account(),
-            epoch: 20_780,
+            epoch: 3,
             digits: 6,
             bind: Some(vec![0x33; 32]),
             expires_at: Timestamp(1_795_000_900_000),
+            purpose: Purpose::ChangeEmail,
         }
         .into(),
         "challenge.attempt_spent" => AttemptSpent {}.into(),
@@ -130,6 +135,7 @@ pub fn event(name: &str) -> Event {
         "host.left" => HostLeft {}.into(),
         "key.enrolled" => enrolment(Role::Worker, 0).into(),
         "key.retired" => KeyRetired { key: signer(Role::Worker, 0).id() }.into(),
+        "master_key.rotated" => MasterKeyRotated { epoch: 2 }.into(),
         "data_key.wrapped" => DataKeyWrapped {
             label: DataKeyLabel::Month(202_611),
             epoch: 2,

@@ -2,8 +2,9 @@
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use omnirun_commands_api::mail::OneTimeCode;
-use omnirun_events::id::{AccountId, ChallengeId};
-use omnirun_events::unit::{Millis, Timestamp};
+use omnirun_events::auth::{ChallengeIssued, Purpose};
+use omnirun_events::id::ChallengeId;
+use omnirun_events::unit::Millis;
 use sha2::Sha256;
 
 use crate::address::Address;
@@ -59,51 +60,57 @@ pub const RESEND_AFTER: Millis = Millis(30 * 1000);
 /// Tries per challenge.
 pub const TRIES: u64 = 5;
 
-/// Days since 1970: the epoch whose key derives the codes asked for at `at`.
-pub fn epoch_of(at: Timestamp) -> u32 {
-    u32::try_from(at.0 / (24 * 3600 * 1000)).unwrap_or(u32::MAX)
-}
-
-/// The code of a challenge. It is bound to the address as well as to the account, so that it signs nobody in under another one.
+/// The code of a challenge; none if its epoch of the master key is gone or no code looks like it says. It is bound to the address as well
+/// as to the account, so that it signs nobody in under another one, and to its purpose.
 pub fn derive(
     master: &MasterKey,
-    epoch: u32,
     challenge: ChallengeId,
-    account: AccountId,
+    issued: &ChallengeIssued,
     address: &Address,
-    form: Form,
-) -> OneTimeCode {
-    let key = master.codes(epoch);
+) -> Option<OneTimeCode> {
+    let (key, form) = (master.codes(issued.epoch)?, Form::of(issued.digits)?);
+    let purpose = match issued.purpose {
+        Purpose::SignIn => 0,
+        Purpose::ChangeEmail => 1,
+    };
     let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).expect("HMAC takes keys of every length");
-    mac.update(b"omnirun/otp/code/v1\0");
+    mac.update(b"omnirun/otp/code/v2\0");
     mac.update(challenge.as_bytes());
-    mac.update(account.as_bytes());
+    mac.update(issued.account.as_bytes());
     mac.update(address.as_str().as_bytes());
-    mac.update(&[0, form.characters()]);
+    mac.update(&[0, form.characters(), purpose]);
     let tag = mac.finalize().into_bytes();
     let (head, _) = tag.split_at(16);
     let number = u128::from_be_bytes(head.try_into().expect("16 of 32 bytes"));
-    OneTimeCode(form.write(number))
+    Some(OneTimeCode(form.write(number)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
+    use omnirun_events::id::AccountId;
+    use omnirun_events::unit::Timestamp;
+
     use super::*;
 
-    fn code(challenge: u8, account: u8, address: &str, epoch: u32) -> String {
+    fn issued(account: u8, purpose: Purpose) -> ChallengeIssued {
+        let account = AccountId::from_bytes([account; 16]);
+        ChallengeIssued { account, epoch: 1, digits: 6, bind: None, expires_at: Timestamp(9), purpose }
+    }
+
+    fn code(challenge: u8, issued: &ChallengeIssued, address: &str) -> String {
         let master = MasterKey::ephemeral(&(std::sync::Arc::new(|buffer: &mut [u8]| buffer.fill(5)) as _));
-        let (challenge, account) =
-            (ChallengeId::from_bytes([challenge; 16]), AccountId::from_bytes([account; 16]));
         let address = Address::parse(address).expect("an address");
-        derive(&master, epoch, challenge, account, &address, Form::Short).0
+        derive(&master, ChallengeId::from_bytes([challenge; 16]), issued, &address)
+            .expect("an epoch that is held")
+            .0
     }
 
     #[test]
     fn a_code_is_six_digits_and_the_same_each_time() {
-        let first = code(1, 1, "a@example.org", 1);
-        assert_eq!(first, code(1, 1, "a@example.org", 1));
+        let first = code(1, &issued(1, Purpose::SignIn), "a@example.org");
+        assert_eq!(first, code(1, &issued(1, Purpose::SignIn), "a@example.org"));
         assert!(first.len() == 6 && first.bytes().all(|byte| byte.is_ascii_digit()));
     }
 
@@ -119,12 +126,20 @@ mod tests {
     #[test]
     fn everything_it_is_bound_to_changes_it() {
         let codes = [
-            code(1, 1, "a@example.org", 1),
-            code(2, 1, "a@example.org", 1),
-            code(1, 2, "a@example.org", 1),
-            code(1, 1, "b@example.org", 1),
-            code(1, 1, "a@example.org", 2),
+            code(1, &issued(1, Purpose::SignIn), "a@example.org"),
+            code(2, &issued(1, Purpose::SignIn), "a@example.org"),
+            code(1, &issued(2, Purpose::SignIn), "a@example.org"),
+            code(1, &issued(1, Purpose::ChangeEmail), "a@example.org"),
+            code(1, &issued(1, Purpose::SignIn), "b@example.org"),
         ];
         assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+    }
+
+    #[test]
+    fn there_is_no_code_of_an_epoch_that_is_gone() {
+        let master = MasterKey::ephemeral(&(std::sync::Arc::new(|buffer: &mut [u8]| buffer.fill(5)) as _));
+        let address = Address::parse("a@example.org").expect("an address");
+        let issued = ChallengeIssued { epoch: 2, ..issued(1, Purpose::SignIn) };
+        assert!(derive(&master, ChallengeId::from_bytes([1; 16]), &issued, &address).is_none());
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod repeat;
 
+pub mod email;
 pub mod sign_in;
 pub mod tokens;
 

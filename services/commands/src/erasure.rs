@@ -216,7 +216,7 @@ impl CommandService {
         if mails().get(&closing.receipt).is_some_and(|due| now < *due) {
             return Ok(false);
         }
-        let mail = match self.address_of(account).await? {
+        let mail = match self.opened_address(account).await? {
             None => ReceiptMail::GivenUp,
             Some(address) => {
                 let document = self.receipt(account, closing).await?;
@@ -275,7 +275,7 @@ impl CommandService {
     }
 
     /// The account's address, while it can be opened.
-    pub(crate) async fn address_of(&self, account: AccountId) -> Result<Option<Address>, Failure> {
+    pub(crate) async fn opened_address(&self, account: AccountId) -> Result<Option<Address>, Failure> {
         let email = self.writer.directory.view(|directory, _| {
             directory.accounts.get(account).map(|account| account.email.clone())
         });

@@ -6,6 +6,8 @@ use omnirun_events::log::{EraseError, ReadError};
 use omnirun_events::unit::Millis;
 use omnirun_runner::NotReached;
 
+use crate::master::MasterKeyError;
+
 /// When to come back after something that passes.
 const BUSY_FOR: Millis = Millis(1000);
 
@@ -47,8 +49,15 @@ impl From<ReadError> for Failure {
 
 impl From<EraseError> for Failure {
     fn from(error: EraseError) -> Self {
-        tracing::error!(reason = chain(&error), "records cannot be removed");
-        busy("The event log does not answer; nothing was done. Try again.")
+        tracing::error!(reason = chain(&error), "records cannot be erased");
+        busy("The event log does not erase for now; try again.")
+    }
+}
+
+impl From<MasterKeyError> for Failure {
+    fn from(error: MasterKeyError) -> Self {
+        tracing::error!(reason = chain(&error), "the master key cannot be used");
+        busy("The master key cannot be used; nothing was done. An operator has to look at it.")
     }
 }
 

@@ -1,10 +1,16 @@
 //! Handling: what each family needs from the world around its decision. The decisions are in [`crate::decide`].
 
-mod close;
-mod fields;
+mod prove;
+mod send_code;
+
 mod request_code;
-mod sandboxes;
-mod tokens;
 mod verify_code;
 
-pub(crate) use verify_code::Presented;
+mod change_email;
+mod close;
+mod fields;
+mod operator;
+mod sandboxes;
+mod tokens;
+
+pub(crate) use prove::Presented;

@@ -1,6 +1,6 @@
 //! From address to account: in memory alone, made by opening the sealed fields. No address, and no hash of one, is stored for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use omnirun_events::account::EMAIL_FIELD;
@@ -26,9 +26,29 @@ pub struct AddressIndex {
 #[derive(Default)]
 struct Known {
     accounts: HashMap<Address, AccountId>,
-    seen: HashSet<AccountId>,
+    /// What was opened for each account, and what it said; no address where its key was destroyed or it is none.
+    opened: HashMap<AccountId, (Sealed, Option<Address>)>,
     /// Position of the last claim on the registry that is indexed.
     claims: Sequence,
+}
+
+impl Known {
+    /// Takes in what the address of an account is that is not known, or forgotten.
+    fn take(&mut self, account: AccountId, email: Sealed, address: Option<Address>) {
+        if let Some(address) = &address {
+            self.accounts.entry(address.clone()).or_insert(account);
+        }
+        self.opened.insert(account, (email, address));
+    }
+
+    /// The address of the account is free.
+    fn forget(&mut self, account: AccountId) {
+        if let Some((_, Some(address))) = self.opened.remove(&account)
+            && self.accounts.get(&address) == Some(&account)
+        {
+            self.accounts.remove(&address);
+        }
+    }
 }
 
 impl AddressIndex {
@@ -50,17 +70,15 @@ impl AddressIndex {
         let (claims, new) = self.directory.view(|directory, verifier| {
             (verifier.head(&registry).sequence, self.read(|known| unseen(directory, known)))
         });
+        // First, for an address may have gone from one of them to another.
+        self.write(|known| new.iter().for_each(|(account, _)| known.forget(*account)));
         for (account, email) in new {
             let subject = SubjectKind::Account(account).into();
             let opened = self.keys.open(account, &email, &subject, EMAIL_FIELD).await?;
             let address = opened.and_then(|text| Address::parse(&text.0).ok());
-            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            known.seen.insert(account);
-            if let Some(address) = address {
-                known.accounts.entry(address).or_insert(account);
-            }
+            self.write(|known| known.take(account, email, address));
         }
-        self.known.write().unwrap_or_else(PoisonError::into_inner).claims = claims;
+        self.write(|known| known.claims = claims);
         Ok(claims)
     }
 
@@ -69,16 +87,20 @@ impl AddressIndex {
         self.read(|known| known.accounts.get(address).copied())
     }
 
-    /// Forgets an account's address.
+    /// Forgets an account's address: it is free.
     pub fn forget(&self, account: AccountId) {
-        self.retain(|other| other != account);
+        self.write(|known| known.forget(account));
     }
 
     /// Forgets the addresses of all accounts but these.
     pub fn retain(&self, is_there: impl Fn(AccountId) -> bool) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.accounts.retain(|_, account| is_there(*account));
-        known.seen.retain(|account| is_there(*account));
+        let gone: Vec<AccountId> = self
+            .read(|known| known.opened.keys().copied().filter(|account| !is_there(*account)).collect());
+        gone.into_iter().for_each(|account| self.forget(account));
+    }
+
+    fn write<R>(&self, write: impl FnOnce(&mut Known) -> R) -> R {
+        write(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn read<R>(&self, read: impl FnOnce(&Known) -> R) -> R {
@@ -86,7 +108,9 @@ impl AddressIndex {
     }
 }
 
+/// The accounts whose address is another one than was opened last.
 fn unseen(directory: &Directory, known: &Known) -> Vec<(AccountId, Sealed)> {
-    let accounts = directory.accounts.iter().filter(|(id, _)| !known.seen.contains(id));
+    let is_new = |id: &AccountId, email: &Sealed| known.opened.get(id).is_none_or(|(seen, _)| seen != email);
+    let accounts = directory.accounts.iter().filter(|(id, account)| is_new(id, &account.email));
     accounts.map(|(id, account)| (id, account.email.clone())).collect()
 }

@@ -1,4 +1,10 @@
 //! Data keys: made, wrapped, acknowledged in KEYS, and only then used. Opening and sealing of fields is here; nothing else holds a data key.
+//! How they end is in [`destroy`], and how they get under a new epoch of the master key in [`rotate`].
+
+mod destroy;
+mod rotate;
+
+pub use rotate::Rotated;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,6 +14,7 @@ use omnirun_events::envelope::{Actor, Draft, Head, Role};
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommitId};
 use omnirun_events::keys::DataKeyWrapped;
+use omnirun_events::log::Erase;
 use omnirun_events::sealing::{DataKey, DataKeyLabel, Sealed};
 use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::unit::Clock;
@@ -26,6 +33,7 @@ const TRIES_MAX: usize = 4;
 /// Opens, seals, and makes the keys for it.
 pub struct DataKeys {
     writer: Arc<Writer>,
+    erase: Arc<dyn Erase>,
     master: Arc<MasterKey>,
     random: Random,
     clock: Clock,
@@ -34,8 +42,14 @@ pub struct DataKeys {
 
 impl DataKeys {
     /// Data keys wrapped under `master`.
-    pub fn new(writer: Arc<Writer>, master: Arc<MasterKey>, random: Random, clock: Clock) -> Self {
-        Self { writer, master, random, clock, cache: Mutex::default() }
+    pub fn new(
+        writer: Arc<Writer>,
+        erase: Arc<dyn Erase>,
+        master: Arc<MasterKey>,
+        random: Random,
+        clock: Clock,
+    ) -> Self {
+        Self { writer, erase, master, random, clock, cache: Mutex::default() }
     }
 
     /// Seals `plain` under an account's key, which is made first if there is none.
@@ -76,24 +90,30 @@ impl DataKeys {
         let subject = subject_of(account, label);
         let Some((record, _)) = self.writer.last(&subject).await? else { return Ok(None) };
         let Some(Event::DataKeyWrapped(wrapped)) = record.events.last() else { return Ok(None) };
-        let Some(master) = self.master.wrapping(wrapped.epoch) else {
+        let key = self.unwrap(wrapped, &subject).await?;
+        self.remember(account, label, &key);
+        Ok(Some(key))
+    }
+
+    async fn unwrap(&self, wrapped: &DataKeyWrapped, subject: &Subject) -> Result<DataKey, Failure> {
+        let epoch = wrapped.epoch;
+        if self.master.wrapping(epoch).is_none() {
+            // Another process may have rotated the master key since: a turn tells.
+            drop(self.master.turn().await?);
+        }
+        let Some(master) = self.master.wrapping(epoch) else {
             tracing::error!(
-                epoch = wrapped.epoch,
+                epoch,
                 "a data key is wrapped under an epoch of the master key that is not at hand"
             );
             return Err(busy(
                 "A key is missing; nothing was done. An operator has to restore the master key.",
             ));
         };
-        let key = master.unwrap_key(&wrapped.wrapped, &subject).map_err(|_| {
-            tracing::error!(
-                epoch = wrapped.epoch,
-                "a data key does not open: this is not the master key that wrapped it"
-            );
+        master.unwrap_key(&wrapped.wrapped, subject).map_err(|_| {
+            tracing::error!(epoch, "a data key does not open: this is not the master key that wrapped it");
             busy("A key does not open; nothing was done. An operator has to restore the master key.")
-        })?;
-        self.remember(account, label, &key);
-        Ok(Some(key))
+        })
     }
 
     async fn existing_or_new(&self, account: AccountId, label: DataKeyLabel) -> Result<DataKey, Failure> {
@@ -101,20 +121,10 @@ impl DataKeys {
             if let Some(key) = self.existing(account, label).await? {
                 return Ok(key);
             }
+            // Held until the key is written down: a rotation that began in between would not see it.
+            let _turn = self.master.turn().await?;
             let key = DataKey::from_bytes(random::bytes(&self.random));
-            let subject = subject_of(account, label);
-            let epoch = self.master.epoch();
-            let master = self.master.wrapping(epoch).expect("the current epoch is held");
-            let wrapped = master.wrap(&key, label, random::bytes(&self.random), &subject);
-            let draft = Draft {
-                // Random: this key exists once, and another try makes another key.
-                commit: CommitId::from_bytes(random::bytes(&self.random)),
-                subject,
-                at: (self.clock)(),
-                actor: Actor::System(Role::Commands),
-                cause: None,
-                events: vec![DataKeyWrapped { label, epoch, wrapped }.into()],
-            };
+            let draft = self.wrapped(&key, label, subject_of(account, label));
             match self.writer.append(&[draft], &[Head::EMPTY]).await? {
                 Appended::At(_) => {
                     self.remember(account, label, &key);
@@ -125,6 +135,22 @@ impl DataKeys {
             }
         }
         Err(busy("A key cannot be made; nothing was done. Try again."))
+    }
+
+    /// `key` under the current epoch of the master key.
+    fn wrapped(&self, key: &DataKey, label: DataKeyLabel, subject: Subject) -> Draft {
+        let epoch = self.master.epoch();
+        let master = self.master.wrapping(epoch).expect("the current epoch is held");
+        let wrapped = master.wrap(key, label, random::bytes(&self.random), &subject);
+        Draft {
+            // Random: this key exists once, and another try makes another key.
+            commit: CommitId::from_bytes(random::bytes(&self.random)),
+            subject,
+            at: (self.clock)(),
+            actor: Actor::System(Role::Commands),
+            cause: None,
+            events: vec![DataKeyWrapped { label, epoch, wrapped }.into()],
+        }
     }
 
     fn remember(&self, account: AccountId, label: DataKeyLabel, key: &DataKey) {
@@ -143,6 +169,7 @@ impl DataKeys {
 fn subject_of(account: AccountId, label: DataKeyLabel) -> Subject {
     match label {
         DataKeyLabel::Account => SubjectKind::AccountKey(account).into(),
+        DataKeyLabel::Address(version) => SubjectKind::AddressKey(account, version).into(),
         DataKeyLabel::Month(month) => SubjectKind::MonthKey(account, month).into(),
     }
 }

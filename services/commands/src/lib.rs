@@ -27,6 +27,7 @@ mod handle;
 
 pub mod erasure;
 pub mod reconcile;
+pub mod rotation;
 pub mod service;
 
 pub mod nats;

@@ -1,4 +1,5 @@
-//! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back.
+//! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back; data keys
+//! that nothing needs are destroyed, and the master key is rotated in the night after something was erased ([`crate::rotation`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,20 +17,42 @@ use crate::writer::Appended;
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Time between two sweeps of keys that nothing needs. The first is at the start.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
 /// Looks again and again, until it is dropped. Several commands services may do so: one of them is first, and the others find that out.
 pub(crate) async fn run(service: Arc<CommandService>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sweeps = tokio::time::interval(SWEEP_EVERY);
+    for timer in [&mut looks, &mut sweeps] {
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
     loop {
-        looks.tick().await;
-        // A store that does not answer now is asked again at the next look; the failure has been logged where it happened.
-        let _ = service.fail_unclaimed().await;
-        let _ = service.index.sync().await;
-        let _ = service.go_on_erasing().await;
+        // A store that does not answer now is asked again the next time; the failure has been logged where it happened.
+        tokio::select! {
+            _ = looks.tick() => {
+                let _ = service.fail_unclaimed().await;
+                let _ = service.index.sync().await;
+                let _ = service.go_on_erasing().await;
+            }
+            _ = sweeps.tick() => {
+                let _ = service.sweep_keys().await;
+                let _ = service.rotate_if_due().await;
+            }
+        }
     }
 }
 
 impl CommandService {
+    /// Destroys the data keys that nothing needs; answers how many.
+    pub async fn sweep_keys(&self) -> Result<u64, Failure> {
+        let destroyed = self.keys.sweep().await?;
+        if destroyed > 0 {
+            tracing::info!(count = destroyed, "data keys that nothing needs were destroyed");
+        }
+        Ok(destroyed)
+    }
+
     /// Fails every request whose deadline has passed; answers how many it was first to fail. A claim that was first wins.
     pub async fn fail_unclaimed(&self) -> Result<usize, Failure> {
         let now = (self.clock)();

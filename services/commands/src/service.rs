@@ -44,7 +44,7 @@ pub struct Parts {
     pub reader: Arc<dyn Read>,
     /// Appends to them.
     pub append: Arc<dyn Append>,
-    /// Removes what was erased.
+    /// Destroys keys, and removes what was erased.
     pub erase: Arc<dyn Erase>,
     /// The directory, being followed from the same store.
     pub directory: Live<Directory>,
@@ -103,7 +103,8 @@ impl CommandService {
         reached.map_err(not_ready("follow the event log"))?;
         let master = Arc::new(master);
         let writer = Arc::new(Writer { reader, append, directory: directory.clone(), signer });
-        let keys = Arc::new(DataKeys::new(writer.clone(), master.clone(), random.clone(), clock.clone()));
+        let keys = DataKeys::new(writer.clone(), erase.clone(), master.clone(), random.clone(), clock.clone());
+        let keys = Arc::new(keys);
         let index = AddressIndex::new(directory, keys.clone());
         index
             .sync()
@@ -180,6 +181,13 @@ impl CommandService {
                     Presented { challenge: *challenge, proof: *proof, page_secret: page_secret.as_ref() };
                 self.verify_code(envelope, email, presented, *kind, credential).await
             }
+            Command::RequestEmailChange { account, email, network } => {
+                self.request_email_change(envelope, *account, email, *network).await
+            }
+            Command::ChangeEmail { account, email, challenge, proof } => {
+                let presented = Presented { challenge: Some(*challenge), proof: *proof, page_secret: None };
+                self.change_email(envelope, *account, email, presented).await
+            }
             Command::CreateToken { account, wish, credential } => {
                 self.create_token(envelope, *account, wish, credential).await
             }
@@ -200,6 +208,9 @@ impl CommandService {
             Command::EraseAccount { whose, operator, reason } => {
                 self.erase_account(envelope, whose, operator, reason).await
             }
+            Command::RotateMasterKey => self.rotate_on_demand(envelope.actor).await,
+            Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
+            Command::SignExport { account, manifest } => self.sign_export(*account, *manifest).await,
             Command::OpenFields { account, fields } => self.open_fields(*account, fields).await,
         }
     }
@@ -218,14 +229,21 @@ impl CommandService {
 /// The account that a command is about, where it names one.
 fn account_of(command: &Command) -> Option<AccountId> {
     match command {
-        Command::RequestCode { .. } | Command::VerifyCode { .. } | Command::EraseAccount { .. } => None,
-        Command::CreateToken { account, .. }
+        Command::RequestCode { .. }
+        | Command::VerifyCode { .. }
+        | Command::EraseAccount { .. }
+        | Command::RotateMasterKey
+        | Command::RecordOperator { .. } => None,
+        Command::RequestEmailChange { account, .. }
+        | Command::ChangeEmail { account, .. }
+        | Command::CreateToken { account, .. }
         | Command::RevokeToken { account, .. }
         | Command::SignOutEverywhere { account }
         | Command::RequestSandbox { account, .. }
         | Command::StopSandbox { account, .. }
         | Command::ExtendTimeout { account, .. }
         | Command::CloseAccount { account, .. }
+        | Command::SignExport { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),
     }
 }

@@ -35,6 +35,8 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("DELETE", "/tokens/{id}", ACCOUNT),
     ("GET", "/account", ACCOUNT),
     ("DELETE", "/account", ACCOUNT),
+    ("PATCH", "/account", ACCOUNT),
+    ("POST", "/account/export", ACCOUNT),
     ("GET", "/account/usage", USAGE),
     ("POST", "/sandboxes", CREATE),
     ("GET", "/sandboxes", READ),

@@ -159,6 +159,7 @@ const fn status_of(code: Code) -> (StatusCode, &'static str) {
         Code::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
         Code::UnknownTemplate => (StatusCode::UNPROCESSABLE_ENTITY, "unknown_template"),
         Code::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        Code::AddressTaken => (StatusCode::CONFLICT, "address_taken"),
         Code::AlreadyFinal => (StatusCode::CONFLICT, "sandbox_ended"),
         Code::AccountClosing => (StatusCode::CONFLICT, "account_closing"),
         Code::IdempotencyConflict => (StatusCode::CONFLICT, "idempotency_conflict"),

@@ -10,6 +10,7 @@ use omnirun_events::unit::{Clock, Seconds, Timestamp};
 use omnirun_projections::usage::SandboxUsage;
 use omnirun_projections::{Directory, Usage};
 use omnirun_runner::Live;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::ask::CatchUp;
@@ -17,6 +18,9 @@ use crate::auth::last_used::LastUsed;
 use crate::config::Config;
 use crate::data_path::DataPath;
 use crate::sight::Sight;
+
+/// Exports that are made at once, at most.
+const EXPORTS_MAX: usize = 4;
 
 /// Renders the metrics of the process in Prometheus' text format.
 pub type MetricsHandle = metrics_exporter_prometheus::PrometheusHandle;
@@ -66,8 +70,8 @@ pub struct ShownMail {
     pub subject: String,
     /// The text.
     pub text: String,
-    /// The code in it, as it is typed.
-    pub code: String,
+    /// The code in it, as it is typed, if it has one.
+    pub code: Option<String>,
     /// When it was sent.
     pub at: Timestamp,
 }
@@ -126,6 +130,7 @@ impl Gateway {
             data_path,
             catch_up,
             last_used,
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             sight,
             openapi,
         };
@@ -150,6 +155,8 @@ pub(crate) struct Shared {
     pub data_path: DataPath,
     pub catch_up: CatchUp,
     pub last_used: LastUsed,
+    /// Turns to make an export, which reads and checks a lot.
+    pub exports: Arc<Semaphore>,
     pub sight: Sight,
     pub openapi: String,
 }

@@ -28,7 +28,5 @@ pub mod data_path;
 mod routes;
 mod sight;
 
-pub mod time;
-
 pub use config::Config;
 pub use gateway::{Gateway, Mailbox, MicroCents, Parts, Pricing, ShownMail};

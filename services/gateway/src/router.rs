@@ -14,7 +14,8 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, close, code, commands, files, sandboxes, service, sessions, sign_in, tokens, upload, usage,
+    account, close, code, commands, export, files, sandboxes, service, sessions, sign_in, tokens, upload,
+    usage,
 };
 
 #[derive(OpenApi)]
@@ -56,7 +57,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(tokens::report_leaked))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(account::get, close::close))
+        .routes(routes!(account::get, account::change, close::close))
+        .routes(routes!(export::export))
         .routes(routes!(usage::usage))
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))

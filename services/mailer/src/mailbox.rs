@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use omnirun_commands_api::command::Personal;
-use omnirun_commands_api::mail::{Content, Mail, MailError, OneTimeCode, SendMail};
+use omnirun_commands_api::mail::{Mail, MailError, OneTimeCode, SendMail};
 use omnirun_events::unit::{Clock, Timestamp};
 use serde::Serialize;
 
@@ -23,8 +23,8 @@ pub struct SentMail {
     pub subject: String,
     /// Its body.
     pub text: String,
-    /// The code in it, as it is typed; empty in a mail without one.
-    pub code: OneTimeCode,
+    /// The code in it, as it is typed, if it has one.
+    pub code: Option<OneTimeCode>,
 }
 
 impl fmt::Debug for SentMail {
@@ -60,10 +60,7 @@ impl MemoryMailbox {
 impl SendMail for MemoryMailbox {
     async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
         let Text { subject, body } = Text::of(&mail.content);
-        let code = match mail.content {
-            Content::SignInCode { code, .. } => code,
-            Content::ErasureReceipt { .. } => OneTimeCode(String::new()),
-        };
+        let code = mail.content.code().cloned();
         let sent =
             SentMail { at: (self.clock)(), to: mail.to, subject: subject.to_owned(), text: body, code };
         {
@@ -81,6 +78,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use omnirun_commands_api::mail::Content;
     use omnirun_events::unit::Millis;
 
     use super::*;
@@ -101,7 +99,7 @@ mod tests {
                 .await
                 .expect("room");
         }
-        let codes: Vec<_> = mailbox.recent().into_iter().map(|mail| mail.code.0).collect();
+        let codes: Vec<_> = mailbox.recent().into_iter().map(|mail| mail.code.expect("a code").0).collect();
         assert_eq!(
             (codes, shown.load(Ordering::SeqCst)),
             (vec!["000003".to_owned(), "000002".to_owned()], 3)

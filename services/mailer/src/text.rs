@@ -35,6 +35,25 @@ impl Text {
                      what lies outside its proof.\n\n{document}\n"
                 ),
             },
+            Content::ChangeEmailCode { code, valid_for } => Self {
+                subject: "Your OmniRun code for a new address",
+                body: format!(
+                    "Your code to make this the address of your OmniRun account:\n\n    {}\n\n\
+                     It works once, within {}.\n\n\
+                     If you did not ask for it, ignore this mail: nothing changes without\n\
+                     the code. OmniRun never asks you to tell it to anybody.\n",
+                    grouped(&code.0),
+                    minutes(*valid_for)
+                ),
+            },
+            Content::EmailChanged => Self {
+                subject: "Your OmniRun account has another address",
+                body: "The address of your OmniRun account was changed. This one is not stored any\n\
+                       more, and codes to sign in go to the new one.\n\n\
+                       If this was not you, somebody was signed in as you: write to the people\n\
+                       who run this service at once.\n"
+                    .to_owned(),
+            },
         }
     }
 }
@@ -77,8 +96,12 @@ mod tests {
 
     #[test]
     fn there_are_no_links_and_no_long_lines() {
-        let body = text("012345").body;
-        assert!(!body.contains("http") && !body.contains("www") && body.is_ascii());
-        assert!(body.lines().all(|line| line.len() <= 78));
+        let code = OneTimeCode("012345".to_owned());
+        let change = Content::ChangeEmailCode { code, valid_for: Millis(600_000) };
+        for content in [long(), change, Content::EmailChanged] {
+            let body = super::Text::of(&content).body;
+            assert!(!body.contains("http") && !body.contains("www") && body.is_ascii());
+            assert!(body.lines().all(|line| line.len() <= 78), "{body}");
+        }
     }
 }

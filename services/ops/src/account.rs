@@ -1,66 +1,78 @@
-//! `omnirun ops account erase`: what a person asked for by mail, done by the running commands service. Nothing is written from here.
+//! `omnirun ops account export`: what somebody asked for by mail. It leaves its own event, with who did it and why.
 
+use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Subcommand;
-use omnirun_commands_api::command::{Command, Envelope, Personal, Whose};
-use omnirun_commands_api::{Commands, Outcome, Reply};
-use omnirun_events::Actor;
-use omnirun_events::id::CommandId;
+use omnirun_commands_api::Commands;
+use omnirun_commands_api::command::Command;
+use omnirun_events::envelope::Actor;
+use omnirun_events::id::AccountId;
+use omnirun_events::keys::Digest;
+use omnirun_events::log::Read;
+use omnirun_events::ops::OpsActed;
+use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::{Clock, Millis};
+use omnirun_export::Exporter;
 
 use crate::command::Exit;
+use crate::keys;
 
-/// How long the commands service may take.
-const WITHIN: Millis = Millis(15_000);
+/// How long the event may take.
+const WITHIN: Millis = Millis(10_000);
 
-/// What can be done to an account.
-#[derive(Debug, Subcommand)]
-pub enum AccountCommand {
-    /// Erase an account and everything of it, as DELETE /account does. It cannot be undone
-    Erase {
-        /// The account's id, or its address
-        account: String,
-        /// Why, such as the number of the request; it stays on the log, so it names nobody
-        #[arg(long)]
-        reason: String,
-        /// Who you are
-        #[arg(long)]
-        operator: String,
-    },
+/// Where an export goes and what it is made with.
+pub(crate) struct Export {
+    pub account: AccountId,
+    pub to: PathBuf,
+    pub root: Digest,
+    pub reader: Arc<dyn Read>,
+    pub commands: Arc<dyn Commands>,
+    pub clock: Clock,
 }
 
-/// Sends the command and prints what came of it.
-pub(crate) async fn run(
-    command: AccountCommand,
-    commands: Arc<dyn Commands>,
-    clock: &Clock,
-    out: &mut impl Write,
-) -> anyhow::Result<Exit> {
-    let AccountCommand::Erase { account, reason, operator } = command;
-    let whose = match account.contains('@') {
-        true => Whose::Address(Personal(account)),
-        false => Whose::Account(account.parse().context("an account is 26 characters, or an address")?),
+/// Writes the archive, for its owner alone. An existing file is not replaced; what broke off is removed.
+pub(crate) async fn export(export: Export, acted: OpsActed, out: &mut impl Write) -> anyhow::Result<Exit> {
+    let Export { account, to, root, reader, commands, clock } = export;
+    if reader.last(&SubjectKind::Account(account).into()).await?.is_none() {
+        bail!("there is no account {account}");
+    }
+    let failed = || format!("cannot write {}", to.display());
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to).with_context(failed)?;
+    let written = async {
+        // First, so that nothing is handed out that nobody wrote down.
+        keys::ask(&*commands, &clock, Command::RecordOperator { acted }, WITHIN).await?;
+        let (commands, clock) = (commands.clone(), clock.clone());
+        let exporter = Exporter { reader, commands, root, clock, actor: Actor::Operator };
+        let bytes = write(exporter, account, &mut file).await?;
+        file.sync_all()?;
+        anyhow::Ok(bytes)
     };
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).context("no random bytes")?;
-    let at = clock();
-    let envelope = Envelope {
-        id: CommandId::from_bytes(id),
-        actor: Actor::Operator,
-        at,
-        deadline: at.after(WITHIN),
-        command: Command::EraseAccount { whose, operator, reason },
-    };
-    let sent = tokio::time::timeout(Duration::from_millis(WITHIN.0), commands.send(envelope)).await;
-    let Reply { outcome, .. } = sent.context("the commands service did not answer in time; ask again")??;
-    let Outcome::AccountClosing { receipt, .. } = outcome else {
-        bail!("the commands service answered another command than was asked");
-    };
-    writeln!(out, "receipt: {receipt}")?;
-    writeln!(out, "The account is being erased; `omnirun ops tail --filter sys.erasure` shows when that is done.")?;
-    Ok(Exit::Good)
+    let written = written.await;
+    match written {
+        Ok(bytes) => {
+            writeln!(out, "written: {}, {bytes} bytes", to.display())?;
+            writeln!(out, "Hand it to its owner by a way that only they can read, and delete it here.")?;
+            Ok(Exit::Good)
+        }
+        Err(error) => {
+            // Half an archive is nobody's.
+            drop(fs::remove_file(&to));
+            Err(error.context(failed()))
+        }
+    }
+}
+
+async fn write(exporter: Exporter, account: AccountId, file: &mut fs::File) -> anyhow::Result<u64> {
+    let (mut pieces, mut bytes) = (exporter.begin(account), 0);
+    while let Some(piece) = pieces.recv().await {
+        let piece = piece?;
+        file.write_all(&piece)?;
+        bytes += piece.len() as u64;
+    }
+    Ok(bytes)
 }

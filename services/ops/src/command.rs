@@ -11,15 +11,16 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use omnirun_commands_api::Commands;
+use omnirun_events::id::AccountId;
 use omnirun_events::log::{Append, Position, Read, ReadError};
+use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::subject::Log;
 use omnirun_events::unit::Clock;
 use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
-use crate::account::{self, AccountCommand};
 use crate::socket::SocketRead;
-use crate::{identity, replay, show, tail, text, verify};
+use crate::{account, erase, exported, identity, keys, replay, show, tail, text, verify};
 
 /// Arguments of `omnirun ops`.
 #[derive(Debug, Args)]
@@ -72,9 +73,15 @@ pub enum OpsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// What people ask for by mail, for an account
+    /// The master key that wraps every data key
+    Keys {
+        /// What to do with it
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// What a person asked for by mail
     Account {
-        /// What to do
+        /// What they asked for
         #[command(subcommand)]
         command: AccountCommand,
     },
@@ -83,9 +90,49 @@ pub enum OpsCommand {
         /// The root key's fingerprint, or a file with it. Not taken from --data: who changed the log could have changed it too
         #[arg(long)]
         root_key: String,
+        /// Check this export of an account instead, without any store
+        #[arg(long)]
+        export: Option<PathBuf>,
         /// Print a JSON object
         #[arg(long)]
         json: bool,
+    },
+}
+
+/// What can be done with the master key.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Wrap every data key under a new epoch and overwrite the old one; asks the running commands service
+    Rotate,
+}
+
+/// What can be done for a person.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Erase an account and everything of it, as DELETE /account does. It cannot be undone
+    Erase {
+        /// The account's id, or its address
+        account: String,
+        /// What you are called
+        #[arg(long)]
+        operator: String,
+        /// Why, such as the number of the request; never who asked
+        #[arg(long)]
+        reason: String,
+    },
+    /// Write everything that is held about an account to a signed archive; asks the running commands service
+    Export {
+        /// The account's id
+        account: AccountId,
+        /// The file to write; it must not exist
+        #[arg(long)]
+        to: PathBuf,
+        /// What you are called
+        #[arg(long)]
+        operator: String,
+        /// Why, such as the number of the request; never who asked
+        #[arg(long)]
+        reason: String,
     },
 }
 
@@ -100,9 +147,9 @@ pub struct Opened {
 /// Opens the store of a data directory, or the one that the configuration names.
 pub type Open = Box<dyn FnOnce(&Path) -> Pin<Box<dyn Future<Output = anyhow::Result<Opened>> + Send>> + Send>;
 
-/// Finds the running commands service where it is not in the process that holds the store.
-pub type FindCommands =
-    Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = anyhow::Result<Arc<dyn Commands>>> + Send>> + Send>;
+/// Connects to the commands service; called at most once.
+pub type Connect =
+    Box<dyn FnOnce(&Path) -> Pin<Box<dyn Future<Output = anyhow::Result<Arc<dyn Commands>>> + Send>> + Send>;
 
 /// Makes more secrets in an unfinished directory of keys.
 pub type MakeMore = Box<dyn FnOnce(&Path) -> std::io::Result<()> + Send>;
@@ -122,10 +169,10 @@ pub struct Context {
     pub running: Running,
     /// Opens the store; called at most once, and not when [`Running::Holder`] answers.
     pub open: Open,
+    /// Connects to the commands service that runs.
+    pub connect: Connect,
     /// What `init` makes beside the signing keys, in the directory of keys before it counts: the master key of sealed fields.
     pub make_more: MakeMore,
-    /// Where commands go; none where [`Running::Holder`] takes them.
-    pub commands: Option<FindCommands>,
     /// Where the read models' checkpoints are, for `replay` when nothing runs.
     pub checkpoints: Option<PathBuf>,
     /// The time, for records that `init` appends and for rates.
@@ -222,17 +269,27 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             let found = replay::run(&source, &view, root, context.checkpoints.take()).await?;
             found.print(form_of(json), &mut context.out)
         }
-        OpsCommand::Account { command } => {
-            let commands: Arc<dyn Commands> = match context.commands.take() {
-                Some(find) => find().await?,
-                None => {
-                    let live = SocketRead::connect(&data).await;
-                    Arc::new(live.context("no `omnirun up` runs on this data directory; start it first")?)
-                }
-            };
-            account::run(command, commands, &context.clock, &mut context.out).await
+        OpsCommand::Keys { command: KeysCommand::Rotate } => {
+            let commands = connect(&data, context).await?;
+            keys::rotate(&*commands, &context.clock, &mut context.out).await
         }
-        OpsCommand::Verify { root_key, json } => {
+        OpsCommand::Account { command: AccountCommand::Erase { account, operator, reason } } => {
+            let commands = connect(&data, context).await?;
+            let wish = erase::Erase { account, operator, reason };
+            erase::run(wish, &*commands, &context.clock, &mut context.out).await
+        }
+        OpsCommand::Account { command: AccountCommand::Export { account, to, operator, reason } } => {
+            let commands = connect(&data, context).await?;
+            let reader = Source::find(&data, context).await?.read;
+            let (root, clock) = (identity::pinned_root(&data)?, context.clock.clone());
+            let export = account::Export { account, to, root, reader, commands, clock };
+            let acted = OpsActed { operator, action: Action::ExportAccount, reason };
+            account::export(export, acted, &mut context.out).await
+        }
+        OpsCommand::Verify { root_key, export: Some(export), json } => {
+            exported::run(&export, &text::root_key(&root_key)?, form_of(json), &mut context.out)
+        }
+        OpsCommand::Verify { root_key, export: None, json } => {
             let root = text::root_key(&root_key)?;
             let source = Source::find(&data, context).await?;
             let report = verify::run(source.read.as_ref(), &root, &context.clock).await?;
@@ -280,6 +337,12 @@ async fn init(data: &Path, context: &mut Context) -> anyhow::Result<Exit> {
 async fn open(data: &Path, context: &mut Context) -> anyhow::Result<Opened> {
     let used: Open = Box::new(|_| Box::pin(async { anyhow::bail!("the store was opened before") }));
     std::mem::replace(&mut context.open, used)(data).await
+}
+
+async fn connect(data: &Path, context: &mut Context) -> anyhow::Result<Arc<dyn Commands>> {
+    let used: Connect =
+        Box::new(|_| Box::pin(async { anyhow::bail!("the service was connected to before") }));
+    std::mem::replace(&mut context.connect, used)(data).await
 }
 
 /// Where records are read from.

@@ -1,6 +1,6 @@
 //! What operators do at a terminal: make the keys, read the log, and check it.
 //!
-//! Three rules for a debugger. It changes nothing, but for `init`. It does not lie: every command says which list it prints, for in
+//! Three rules for a debugger. It changes nothing, but for `init`, and `keys` and `account`, which ask the commands service. It does not lie: every command says which list it prints, for in
 //! a damaged system they differ: `stored` is what the store holds, `believed` what passed every check, `ignored` what is well
 //! made but was said by somebody who may not say it. And it works while everything else does not: on the store alone, with no service up.
 //!
@@ -14,6 +14,9 @@ pub mod identity;
 pub mod doctor;
 
 mod account;
+mod erase;
+mod exported;
+mod keys;
 mod replay;
 mod show;
 mod tail;
@@ -24,7 +27,6 @@ mod text;
 
 pub mod socket;
 
-pub use account::AccountCommand;
-pub use command::{Context, Exit, FindCommands, Opened, OpsArgs, OpsCommand, Running, run};
+pub use command::{Context, Exit, Opened, OpsArgs, OpsCommand, Running, run};
 pub use identity::Identity;
-pub use socket::{OpsServer, SocketRead, View};
+pub use socket::{CommandsSlot, OpsServer, SocketRead, View};

@@ -1,4 +1,4 @@
-//! Texts for and from an operator: positions, times, fingerprints. One place, so that every command prints and reads them alike.
+//! Texts for and from an operator: positions, fingerprints. One place, so that every command prints and reads them alike.
 
 use std::path::Path;
 
@@ -6,7 +6,6 @@ use anyhow::{Context as _, bail};
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Position, Sequence};
 use omnirun_events::subject::Log;
-use omnirun_events::unit::Timestamp;
 
 use crate::identity;
 
@@ -46,37 +45,6 @@ pub(crate) fn root_key(text: &str) -> anyhow::Result<Digest> {
     }
 }
 
-/// Days in 400 years of the Gregorian calendar, after which it repeats.
-const CYCLE_DAYS: u64 = 146_097;
-
-/// A moment as RFC 3339 writes it, in UTC with milliseconds. Every number of milliseconds has a text, however far off.
-pub(crate) fn time(at: Timestamp) -> String {
-    let (seconds, millis) = (at.0 / 1000, at.0 % 1000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let mut year = 1970 + days / CYCLE_DAYS * 400;
-    let mut day = days % CYCLE_DAYS;
-    while day >= days_of(year) {
-        day -= days_of(year);
-        year += 1;
-    }
-    let february = if days_of(year) == 366 { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z", day + 1)
-}
-
-fn days_of(year: u64) -> u64 {
-    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    if is_leap { 366 } else { 365 }
-}
-
 /// An error and everything behind it, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -91,19 +59,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn moments_print_as_the_calendar_has_them() {
-        for (millis, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (1_772_323_199_999, "2026-02-28T23:59:59.999Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-        ] {
-            assert_eq!(time(Timestamp(millis)), text);
-        }
-        assert!(time(Timestamp(u64::MAX)).ends_with('Z'));
-    }
 
     #[test]
     fn a_position_names_its_log_or_is_in_events() {

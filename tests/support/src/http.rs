@@ -124,6 +124,12 @@ impl Client {
         self.post_with(path, body, &[]).await
     }
 
+    /// PATCH of JSON.
+    pub async fn patch(&self, path: &str, body: Value) -> Result<Answer> {
+        let headers = [(CONTENT_TYPE.as_str(), "application/json")];
+        self.call(Method::PATCH, path, Bytes::from(body.to_string()), &headers).await
+    }
+
     /// POST of JSON with more headers.
     pub async fn post_with(&self, path: &str, body: Value, headers: &[(&str, &str)]) -> Result<Answer> {
         let body = Bytes::from(body.to_string());

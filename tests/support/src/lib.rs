@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod disk;
+pub mod export;
 pub mod http;
 pub mod nats;
 pub mod smtp;

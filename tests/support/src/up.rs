@@ -70,6 +70,11 @@ impl Up {
         Client::anonymous(&self.address)
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
     /// Kills the process as `kill -9` does; its guests live on.
     pub async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.context("cannot kill omnirun")
@@ -83,8 +88,7 @@ impl Up {
 
     /// Asks it to stop and waits until it has.
     pub async fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().context("it has ended before")?;
-        let status = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        let status = Command::new("kill").args(["-TERM", &self.pid()?.to_string()]).status().await?;
         anyhow::ensure!(status.success(), "cannot signal omnirun");
         let status =
             tokio::time::timeout(START_PATIENCE, self.child.wait()).await.context("it did not stop")??;

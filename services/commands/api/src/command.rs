@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
+use omnirun_events::keys::Digest;
+use omnirun_events::ops::OpsActed;
 use omnirun_events::sandbox::Network;
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::Subject;
@@ -161,6 +163,26 @@ pub enum Command {
         /// The credential to make valid.
         credential: NewCredential,
     },
+    /// Send a one-time code to an address that an account is to have from now on.
+    RequestEmailChange {
+        /// Whose.
+        account: AccountId,
+        /// The address as it was typed.
+        email: Personal,
+        /// Where it was asked from; none = on this machine, or it cannot be told.
+        network: Option<ClientNetwork>,
+    },
+    /// Give an account another address: spend a try, compare, use the code up, and destroy the key of the address before.
+    ChangeEmail {
+        /// Whose.
+        account: AccountId,
+        /// The address as it was typed.
+        email: Personal,
+        /// The challenge.
+        challenge: ChallengeId,
+        /// Proof of the code for it.
+        proof: CodeProof,
+    },
     /// Make an API token valid.
     CreateToken {
         /// Whose.
@@ -214,7 +236,7 @@ pub enum Command {
         /// The account's address as its owner typed it, to show that it is meant.
         confirm: Personal,
     },
-    /// Erase an account because its owner asked by mail. For operators.
+    /// Erase an account because its owner asked by mail. Only operators may ask for it.
     EraseAccount {
         /// Which.
         whose: Whose,
@@ -222,6 +244,20 @@ pub enum Command {
         operator: String,
         /// Why, without naming who asked.
         reason: String,
+    },
+    /// Rotate the master key, or end a rotation that was broken off. Only operators may ask for it.
+    RotateMasterKey,
+    /// Write down that an operator acts on somebody's request. Only operators may ask for it.
+    RecordOperator {
+        /// Who, what and why.
+        acted: OpsActed,
+    },
+    /// Vouch for the export of an account. Changes nothing; the signature is over [`EXPORT_TYPE`], the account's id and the digest.
+    SignExport {
+        /// Whose.
+        account: AccountId,
+        /// SHA-256 of the manifest.
+        manifest: Digest,
     },
     /// Open sealed fields of one account. Changes nothing; only the commands service holds the keys.
     OpenFields {
@@ -238,6 +274,8 @@ impl Command {
         match self {
             Self::RequestCode { .. } => "cmd.account.request_code",
             Self::VerifyCode { .. } => "cmd.account.verify_code",
+            Self::RequestEmailChange { .. } => "cmd.account.request_email_change",
+            Self::ChangeEmail { .. } => "cmd.account.change_email",
             Self::CreateToken { .. } => "cmd.token.create",
             Self::RevokeToken { .. } => "cmd.token.revoke",
             Self::SignOutEverywhere { .. } => "cmd.token.sign_out_everywhere",
@@ -246,25 +284,36 @@ impl Command {
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
             Self::CloseAccount { .. } => "cmd.account.close",
             Self::EraseAccount { .. } => "cmd.ops.erase_account",
+            Self::RotateMasterKey => "cmd.ops.rotate_master_key",
+            Self::RecordOperator { .. } => "cmd.ops.record_operator",
+            Self::SignExport { .. } => "cmd.account.sign_export",
             Self::OpenFields { .. } => "cmd.account.open_fields",
         }
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 11] = [
+    pub const SUBJECTS: [&'static str; 16] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
+        "cmd.account.request_email_change",
+        "cmd.account.change_email",
         "cmd.token.create",
         "cmd.token.revoke",
         "cmd.token.sign_out_everywhere",
         "cmd.sandbox.request",
         "cmd.sandbox.stop",
         "cmd.sandbox.extend_timeout",
+        "cmd.account.sign_export",
         "cmd.account.open_fields",
         "cmd.account.close",
         "cmd.ops.erase_account",
+        "cmd.ops.rotate_master_key",
+        "cmd.ops.record_operator",
     ];
 }
+
+/// DSSE type of the signature of an export's manifest.
+pub const EXPORT_TYPE: &str = "application/vnd.omnirun.export.v1";
 
 /// What a code's proof names when the user did not say which challenge the code answers.
 pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);

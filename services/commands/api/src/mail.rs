@@ -47,6 +47,25 @@ pub enum Content {
         /// The signed document, in lines that need no wrapping.
         document: String,
     },
+    /// A code that makes the address it is sent to the account's.
+    ChangeEmailCode {
+        /// The code.
+        code: OneTimeCode,
+        /// How long it works.
+        valid_for: Millis,
+    },
+    /// To the address before: it is the account's no more.
+    EmailChanged,
+}
+
+impl Content {
+    /// The code in it, if it has one.
+    pub const fn code(&self) -> Option<&OneTimeCode> {
+        match self {
+            Self::SignInCode { code, .. } | Self::ChangeEmailCode { code, .. } => Some(code),
+            Self::EmailChanged | Self::ErasureReceipt { .. } => None,
+        }
+    }
 }
 
 /// Why a mail was not handed over.

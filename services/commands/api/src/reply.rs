@@ -1,6 +1,6 @@
 //! Answers: what was decided and where it is in the log, or why not.
 
-use omnirun_events::id::{AccountId, ChallengeId, ReceiptId, SandboxId, TokenId};
+use omnirun_events::id::{AccountId, ChallengeId, KeyId, ReceiptId, SandboxId, TokenId};
 use omnirun_events::log::Position;
 use omnirun_events::unit::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,8 @@ pub enum Outcome {
         /// When it expires.
         expires_at: Timestamp,
     },
+    /// The account has the address.
+    EmailChanged,
     /// The token is valid.
     TokenCreated {
         /// The token.
@@ -79,6 +81,23 @@ pub enum Outcome {
         receipt: ReceiptId,
         /// Since when.
         since: Timestamp,
+    },
+    /// The master key has a new epoch, and the old one is overwritten.
+    MasterKeyRotated {
+        /// The epoch.
+        epoch: u32,
+        /// Data keys that were wrapped anew.
+        keys: u64,
+    },
+    /// What an operator did is on the log.
+    OperatorRecorded,
+    /// The export is vouched for.
+    ExportSigned {
+        /// The commands service's key.
+        key: KeyId,
+        /// Ed25519, 64 bytes.
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
     },
     /// The opened fields in the order asked; none where the key is destroyed or the field was sealed elsewhere.
     FieldsOpened(
@@ -125,6 +144,8 @@ pub enum Code {
     UnknownTemplate,
     /// 404: it does not exist, or not for this account.
     NotFound,
+    /// 409: another account has the address. Said only to whoever reads its mail.
+    AddressTaken,
     /// 409: the thing has ended.
     AlreadyFinal,
     /// 409: the account is being erased.

@@ -6,7 +6,7 @@ use omnirun_events::envelope::Actor;
 use omnirun_events::id::AccountId;
 use omnirun_events::subject::{Subject, SubjectKind};
 
-use super::request_code::parse;
+use super::send_code::parse;
 use crate::address::Address;
 use crate::decide::close::{self, Acting};
 use crate::decide::{Wish, not_found};
@@ -23,7 +23,7 @@ impl CommandService {
         let subjects = subjects(account);
         self.writer.reach(&subjects).await?;
         let typed = Address::parse(&confirm.0).ok();
-        if typed.is_none() || typed != self.address_of(account).await? {
+        if typed.is_none() || typed != self.opened_address(account).await? {
             let message = "confirm has to be the account's own address; nothing was done.";
             return Err(Rejection::new(Code::Invalid, message).into());
         }

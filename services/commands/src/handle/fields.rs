@@ -1,10 +1,13 @@
-//! OpenFields: sealed fields of one account, for who may show them. Nothing is written.
+//! OpenFields and SignExport: sealed fields of one account for who may show them, and a signature under what was shown. Nothing is written.
 
-use omnirun_commands_api::command::{FIELDS_MAX, SealedField};
+use omnirun_commands_api::command::{EXPORT_TYPE, FIELDS_MAX, SealedField};
 use omnirun_commands_api::{Code, Outcome, Rejection, Reply};
 use omnirun_events::id::AccountId;
+use omnirun_events::keys::Digest;
 use omnirun_events::log::Sequence;
+use omnirun_events::subject::SubjectKind;
 
+use crate::decide::not_found;
 use crate::failure::Failure;
 use crate::service::CommandService;
 use crate::writer::reply;
@@ -26,5 +29,15 @@ impl CommandService {
             opened.push(plain);
         }
         Ok(reply(Sequence::NONE, Outcome::FieldsOpened(opened)))
+    }
+
+    pub(crate) async fn sign_export(&self, account: AccountId, manifest: Digest) -> Result<Reply, Failure> {
+        self.writer.reach(&[SubjectKind::Account(account).into()]).await?;
+        if self.writer.directory.view(|directory, _| directory.accounts.get(account).is_none()) {
+            return Err(not_found().into());
+        }
+        let signer = &self.writer.signer;
+        let signature = signer.sign_as(EXPORT_TYPE, &[account.as_bytes(), &manifest.0]).to_vec();
+        Ok(reply(Sequence::NONE, Outcome::ExportSigned { key: signer.id(), signature }))
     }
 }

@@ -220,6 +220,8 @@ async fn an_old_code_does_not_bring_an_erased_account_back() {
     }
     assert!(is_finished(&world).await);
     let refused = process.send(world.envelope(verify(EMAIL, Some(challenge), &code))).await;
+    eprintln!("erased {account} {challenge}");
+    for s in read_to_end(&world.log, Log::Auth, Filter::all(), Sequence::NONE).await.unwrap() { eprintln!("{} {:?}", s.subject, codec::decode(&s.record).unwrap().events); }
     assert_eq!(refused.expect_err("the code is used up").code, Code::InvalidOrExpiredCode);
     nothing_of(account, &everything(&world).await);
 }

@@ -3,9 +3,11 @@
 mod support;
 
 mod bus;
+mod change_email;
 mod deciders;
 mod erasure;
 mod idempotency;
+mod keys;
 mod sandboxes;
 mod sign_in;
 mod sign_up;

@@ -7,9 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use omnirun_billing::Plans;
 use omnirun_commands::{CommandService, MasterKey, Parts, Random, random};
-use omnirun_commands_api::command::{NO_CHALLENGE, NewCredential, Personal, SandboxWish, TokenWish};
-use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
+use omnirun_commands_api::command::{
+    NO_CHALLENGE, NewCredential, Personal, SandboxWish, SealedField, TokenWish,
+};
+use omnirun_commands_api::mail::{Mail, MailError, SendMail};
 use omnirun_commands_api::{Command, Commands as _, Envelope, Outcome, Rejection, Reply, SendError};
+use omnirun_events::account::EMAIL_FIELD;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::envelope::{Actor, Draft, Head};
 use omnirun_events::event::Event;
@@ -18,6 +21,7 @@ use omnirun_events::id::CommandId;
 use omnirun_events::keys::{Digest, KeyEnrolled};
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::sandbox::Network;
+use omnirun_events::sealing::Sealed;
 use omnirun_events::signing::Signer;
 use omnirun_events::token::{Scope, TokenKind, TokenVerifier};
 use omnirun_events::unit::Seconds;
@@ -52,8 +56,7 @@ impl Mailbox {
             loop {
                 let arrived = self.arrived.notified();
                 if let Some(mail) = self.mails.lock().expect("no panics").get(n - 1) {
-                    let Content::SignInCode { code, .. } = &mail.content else { panic!("mail {n} has no code") };
-                    return code.0.clone();
+                    return mail.content.code().expect("a mail with a code").0.clone();
                 }
                 arrived.await;
             }
@@ -66,9 +69,23 @@ impl Mailbox {
         let mails = self.mails.lock().expect("no panics");
         let receipt = |mail: &Mail| match &mail.content {
             Content::ErasureReceipt { document } => Some((mail.to.0.clone(), document.clone())),
-            Content::SignInCode { .. } => None,
+            _ => None,
         };
         mails.iter().filter_map(receipt).collect()
+    }
+
+    /// Waits until so many mails have arrived.
+    pub async fn count(&self, n: usize) {
+        let wait = async {
+            loop {
+                let arrived = self.arrived.notified();
+                if self.recipients().len() >= n {
+                    return;
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the mails arrive");
     }
 
     pub fn recipients(&self) -> Vec<String> {
@@ -285,6 +302,11 @@ pub fn verify(email: &str, challenge: Option<ChallengeId>, code: &str) -> Comman
         kind: TokenKind::Session,
         credential: credential(),
     }
+}
+
+/// An account's sealed address as a field to be opened.
+pub fn email_field(account: AccountId, sealed: Sealed) -> SealedField {
+    SealedField { subject: SubjectKind::Account(account).into(), field: EMAIL_FIELD.to_owned(), sealed }
 }
 
 /// A code of the right form that is not `code`.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::ask::unexpected;
 use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::Body;
+use crate::extract::{Accepted, Body};
 use crate::gateway::App;
 use crate::time::rfc3339;
 
@@ -22,6 +22,8 @@ pub(crate) struct Confirmation {
     /// The account's own address.
     confirm: String,
 }
+
+impl Accepted for Confirmation {}
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::Command;
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::SandboxId;
-use omnirun_events::unit::Seconds;
+use omnirun_events::unit::{Seconds, Timestamp};
 use omnirun_projections::sandboxes::Sandbox;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,7 +21,6 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body, Id};
 use crate::gateway::App;
-use crate::time::rfc3339;
 use metadata::Metadata;
 
 /// A sandbox as its owner sees it.
@@ -56,8 +55,8 @@ impl ShownSandbox {
             id,
             template: sandbox.template.clone(),
             state: sandbox.state.as_str(),
-            started_at: rfc3339(sandbox.started_at.unwrap_or(sandbox.requested_at)),
-            end_at: sandbox.ended_at.or(sandbox.end_at).map(rfc3339),
+            started_at: sandbox.started_at.unwrap_or(sandbox.requested_at).rfc3339(),
+            end_at: sandbox.ended_at.or(sandbox.end_at).map(Timestamp::rfc3339),
             name: metadata.0.get("name").cloned(),
             metadata,
             cpu_count: sandbox.shape.vcpus.0,

@@ -12,7 +12,6 @@ use crate::config::Audience;
 use crate::error::ApiError;
 use crate::gateway::App;
 use crate::serve::Peer;
-use crate::time::rfc3339;
 
 /// `ok` once the read models follow the log.
 #[utoipa::path(get, path = "/health", tag = "service", responses((status = 200, body = String)))]
@@ -72,7 +71,7 @@ pub(crate) struct MailInMemory {
     subject: String,
     text: String,
     /// The code in the text.
-    code: String,
+    code: Option<String>,
     at: String,
 }
 
@@ -90,7 +89,7 @@ pub(crate) async fn mailbox(
         subject: mail.subject,
         text: mail.text,
         code: mail.code,
-        at: rfc3339(mail.at),
+        at: mail.at.rfc3339(),
     });
     Ok(Json(shown.collect()))
 }

@@ -11,6 +11,7 @@ use omnirun_commands_api::command::Command;
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::TokenId;
 use omnirun_events::token::{RevokeReason, TokenKind};
+use omnirun_events::unit::Timestamp;
 use omnirun_projections::tokens::Token;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,7 +21,6 @@ use crate::auth::{Caller, cookie};
 use crate::error::ApiError;
 use crate::extract::Id;
 use crate::gateway::App;
-use crate::time::{day, rfc3339};
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -49,9 +49,9 @@ pub(crate) async fn list(
         id,
         kind: token.kind,
         current: id == caller.token,
-        created_at: rfc3339(token.created_at),
-        expires_at: token.expires_at.map(rfc3339),
-        last_used_on: app.last_used.of(id).map(day),
+        created_at: token.created_at.rfc3339(),
+        expires_at: token.expires_at.map(Timestamp::rfc3339),
+        last_used_on: app.last_used.of(id).map(Timestamp::day),
     };
     let shown = app.directory.view(|directory, _| {
         let all = directory.tokens.of(caller.account);
@@ -69,18 +69,7 @@ pub(crate) async fn end(
     headers: HeaderMap,
     Id(session): Id<TokenId>,
 ) -> Result<Response, ApiError> {
-    let is_own = || {
-        app.directory.view(|directory, _| {
-            let token = directory.tokens.get(session)?;
-            Some(token.account == caller.account && token.kind != TokenKind::Api)
-        })
-    };
-    if is_own().is_none() {
-        app.catch_up().await?;
-    }
-    if is_own() != Some(true) {
-        return Err(ApiError::not_found());
-    }
+    app.own_token(&caller, session, |kind| kind != TokenKind::Api).await?;
     let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command =
         Command::RevokeToken { account: caller.account, token: session, reason: RevokeReason::ByOwner };

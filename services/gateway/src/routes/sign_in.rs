@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use data_encoding::BASE64URL_NOPAD;
-use omnirun_commands_api::command::{Command, NO_CHALLENGE, NewCredential, Personal};
+use omnirun_commands_api::command::{ClientNetwork, Command, NO_CHALLENGE, NewCredential, Personal};
 use omnirun_commands_api::{Code, Outcome, Rejection};
 use omnirun_events::auth::CodeProof;
 use omnirun_events::envelope::{Actor, Role};
@@ -25,6 +25,9 @@ use crate::token::{Prefix, TokenText};
 
 /// Characters of an address, at most (RFC 5321 section 4.5.3.1.3, without the brackets).
 const EMAIL_MAX: usize = 254;
+
+/// Bytes of a code, at most; none is nearly as long.
+const CODE_MAX: usize = 32;
 
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CodeRequest {
@@ -47,6 +50,20 @@ pub(crate) struct CodeRequested {
     resend_after: u64,
 }
 
+impl CodeRequested {
+    /// The answer to whoever asked for a code.
+    pub(super) fn of(outcome: Outcome) -> Result<Self, ApiError> {
+        match outcome {
+            Outcome::CodeRequested { challenge, expires_in, resend_after } => Ok(Self {
+                challenge_id: challenge,
+                expires_in: expires_in.0 / 1000,
+                resend_after: resend_after.0.div_ceil(1000),
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
 /// Sends a one-time code. The answer is the same for every address.
 #[utoipa::path(post, path = "/auth/magic-link/request", tag = "sign-in", request_body = CodeRequest,
     responses((status = 200, body = CodeRequested)))]
@@ -60,17 +77,18 @@ pub(crate) async fn request_code(
     let email = email(body.email)?;
     let bind = body.bind.map(|text| digest(&text)).transpose()?;
     let wish = app.wish(email.0.as_bytes(), &headers)?;
-    let network =
-        peer.and_then(|Extension(Peer(peer))| client::network(peer.ip(), &headers, app.config.proxies));
-    let command = Command::RequestCode { email, bind, network };
-    match app.ask(wish, Actor::System(Role::Gateway), command).await? {
-        Outcome::CodeRequested { challenge, expires_in, resend_after } => Ok(Json(CodeRequested {
-            challenge_id: challenge,
-            expires_in: expires_in.0 / 1000,
-            resend_after: resend_after.0.div_ceil(1000),
-        })),
-        _ => Err(unexpected()),
-    }
+    let command = Command::RequestCode { email, bind, network: asking_network(&app, peer, &headers) };
+    let outcome = app.ask(wish, Actor::System(Role::Gateway), command).await?;
+    CodeRequested::of(outcome).map(Json)
+}
+
+/// The network of whoever asks, coarse; none if it is this machine's own or cannot be told.
+pub(super) fn asking_network(
+    app: &Shared,
+    peer: Option<Extension<Peer>>,
+    headers: &HeaderMap,
+) -> Option<ClientNetwork> {
+    peer.and_then(|Extension(Peer(peer))| client::network(peer.ip(), headers, app.config.proxies))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -111,8 +129,8 @@ pub(crate) async fn verify_code(
     // A challenge that is no id is a wrong challenge, and every wrong thing here has one answer.
     let challenge = body.challenge_id.map(|text| text.parse()).transpose();
     let challenge: Option<ChallengeId> = challenge.map_err(|_| wrong_code())?;
-    let code = as_sent(&body.code);
-    if code.is_empty() || code.len() > 32 || body.verifier.as_ref().is_some_and(|text| text.len() > 256) {
+    let code = as_sent(&body.code).ok_or_else(wrong_code)?;
+    if body.verifier.as_ref().is_some_and(|text| text.len() > 256) {
         return Err(wrong_code());
     }
     let wish = app.wish(email.0.as_bytes(), &headers)?;
@@ -166,7 +184,7 @@ fn same_site(app: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn email(text: String) -> Result<Personal, ApiError> {
+pub(super) fn email(text: String) -> Result<Personal, ApiError> {
     let text = text.trim();
     let is_plain = !text.chars().any(|c| c.is_control() || c.is_whitespace());
     let has_parts =
@@ -177,15 +195,17 @@ fn email(text: String) -> Result<Personal, ApiError> {
     Ok(Personal(text.to_owned()))
 }
 
-/// The code as it was sent, for people type spaces, small letters, and letters for the digits that look like them.
-fn as_sent(typed: &str) -> String {
+/// The code as it was sent, for people type spaces, small letters, and letters for the digits that look like them; none if no code looks
+/// like it.
+pub(super) fn as_sent(typed: &str) -> Option<String> {
     let meant = typed.chars().filter(|c| !c.is_whitespace() && *c != '-');
     let meant = meant.map(|c| match c.to_ascii_uppercase() {
         'O' => '0',
         'I' | 'L' => '1',
         other => other,
     });
-    meant.collect()
+    let code: String = meant.collect();
+    (1..=CODE_MAX).contains(&code.len()).then_some(code)
 }
 
 fn digest(text: &str) -> Result<[u8; 32], ApiError> {
@@ -194,7 +214,7 @@ fn digest(text: &str) -> Result<[u8; 32], ApiError> {
     digest.ok_or(ApiError::invalid("bind has to be a SHA-256 digest in base64url without padding."))
 }
 
-fn wrong_code() -> ApiError {
+pub(super) fn wrong_code() -> ApiError {
     Rejection::new(Code::InvalidOrExpiredCode, "The code is wrong or does not work any more.").into()
 }
 
@@ -204,7 +224,8 @@ mod tests {
 
     #[test]
     fn a_code_is_understood_however_it_is_typed() {
-        assert_eq!(as_sent(" 012 345 "), "012345");
-        assert_eq!(as_sent("oA1b2-c3dil"), "0A1B2C3D11");
+        assert_eq!(as_sent(" 012 345 ").as_deref(), Some("012345"));
+        assert_eq!(as_sent("oA1b2-c3dil").as_deref(), Some("0A1B2C3D11"));
+        assert_eq!((as_sent(" - "), as_sent(&"1".repeat(33))), (None, None));
     }
 }

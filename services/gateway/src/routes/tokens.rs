@@ -9,6 +9,7 @@ use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::id::TokenId;
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::token::{NAME_FIELD, RevokeReason, Scope, TokenKind};
+use omnirun_events::unit::Timestamp;
 use omnirun_projections::tokens::Token;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +20,6 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body, Id};
 use crate::gateway::{App, Shared};
-use crate::time::{day, rfc3339};
 use crate::token::{Prefix, TokenText};
 
 /// Characters of a token's name, at most.
@@ -98,8 +98,8 @@ pub(crate) async fn create(
                 kind: TokenKind::Api,
                 hint: text.hint(),
                 scopes,
-                created_at: rfc3339(created_at),
-                expires_at: expires_at.map(rfc3339),
+                created_at: created_at.rfc3339(),
+                expires_at: expires_at.map(Timestamp::rfc3339),
                 last_used_on: None,
             };
             Ok((StatusCode::CREATED, Json(CreatedToken { token: text.reveal_once(), shown })))
@@ -154,9 +154,9 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<
         kind: token.kind,
         hint: token.hint,
         scopes: token.scopes,
-        created_at: rfc3339(token.created_at),
-        expires_at: token.expires_at.map(rfc3339),
-        last_used_on: app.last_used.of(id).map(day),
+        created_at: token.created_at.rfc3339(),
+        expires_at: token.expires_at.map(Timestamp::rfc3339),
+        last_used_on: app.last_used.of(id).map(Timestamp::day),
     });
     Ok(Json(shown.collect()))
 }
@@ -176,6 +176,26 @@ async fn names(
 }
 
 impl Shared {
+    /// Finds out that a token is the caller's and of the right kind, after looking at the end of the log for one that is not known; 404 for
+    /// every other.
+    pub(super) async fn own_token(
+        &self,
+        caller: &Caller,
+        token: TokenId,
+        is_meant: impl Fn(TokenKind) -> bool,
+    ) -> Result<(), ApiError> {
+        let is_own = || {
+            self.directory.view(|directory, _| {
+                let token = directory.tokens.get(token)?;
+                Some(token.account == caller.account && is_meant(token.kind))
+            })
+        };
+        if is_own().is_none() {
+            self.catch_up().await?;
+        }
+        if is_own() == Some(true) { Ok(()) } else { Err(ApiError::not_found()) }
+    }
+
     /// The texts of sealed fields of the caller's account, in their order; none where there is no field or its key is destroyed.
     pub(crate) async fn open_fields(
         &self,
@@ -205,13 +225,7 @@ pub(crate) async fn revoke(
     headers: HeaderMap,
     Id(token): Id<TokenId>,
 ) -> Result<StatusCode, ApiError> {
-    let owner = || app.directory.view(|directory, _| directory.tokens.get(token).map(|token| token.account));
-    if owner().is_none() {
-        app.catch_up().await?;
-    }
-    if owner() != Some(caller.account) {
-        return Err(ApiError::not_found());
-    }
+    app.own_token(&caller, token, |_| true).await?;
     let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command = Command::RevokeToken { account: caller.account, token, reason: RevokeReason::ByOwner };
     app.ask(wish, Actor::Account(caller.account), command).await?;

@@ -15,7 +15,6 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Query;
 use crate::gateway::{App, MicroCents};
-use crate::time::{parse, rfc3339};
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -150,8 +149,8 @@ pub(crate) async fn usage(
         return Ok(csv(&sandboxes));
     }
     let shown = ShownUsage {
-        from: rfc3339(from),
-        to: rfc3339(to),
+        from: from.rfc3339(),
+        to: to.rfc3339(),
         sandboxes,
         totals,
         amount: price.map(Amount::from),
@@ -160,7 +159,7 @@ pub(crate) async fn usage(
 }
 
 fn moment(text: Option<&str>, default: Timestamp, message: &'static str) -> Result<Timestamp, ApiError> {
-    text.map_or(Ok(default), |text| parse(text).ok_or(ApiError::invalid(message)))
+    text.map_or(Ok(default), |text| Timestamp::parse_rfc3339(text).ok_or(ApiError::invalid(message)))
 }
 
 fn ran_between(usage: &SandboxUsage, from: Timestamp, to: Timestamp) -> bool {
@@ -174,8 +173,8 @@ fn line(id: SandboxId, usage: &SandboxUsage) -> UsageLine {
         template: usage.template.clone(),
         cpu_count: usage.shape.map(|shape| shape.vcpus.0),
         memory_mb: usage.shape.map(|shape| shape.memory.0),
-        started_at: usage.started_at.map(rfc3339),
-        ended_at: usage.stopped_at.map(rfc3339),
+        started_at: usage.started_at.map(Timestamp::rfc3339),
+        ended_at: usage.stopped_at.map(Timestamp::rfc3339),
         used: Totals::of(&usage.meter),
     }
 }

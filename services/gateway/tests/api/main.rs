@@ -6,6 +6,7 @@ mod call;
 mod worker;
 mod world;
 
+mod account;
 mod bad_input;
 mod data_path;
 mod log_lost;

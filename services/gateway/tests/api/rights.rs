@@ -26,6 +26,8 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("DELETE", "/tokens/{id}", "", none.clone()),
         ("GET", "/account", "", none.clone()),
         ("DELETE", "/account", "", json!({"confirm": "a@example.org"})),
+        ("PATCH", "/account", "", json!({"email": "b@example.org"})),
+        ("POST", "/account/export", "", none.clone()),
         ("GET", "/account/usage", "", none.clone()),
         ("POST", "/sandboxes", "", json!({})),
         ("GET", "/sandboxes", "", none.clone()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use omnirun_commands_api::command::{Command, Envelope};
 use omnirun_commands_api::{Commands, Outcome, Reply, SendError};
-use omnirun_events::account::AccountOpened;
+use omnirun_events::account::{AccountOpened, EmailChanged};
 use omnirun_events::envelope::{Draft, Head, Role};
 use omnirun_events::host::HostJoined;
 use omnirun_events::keyring::KeyRing;
@@ -160,7 +160,7 @@ impl Commands for Double {
                 expires_at: None,
             };
         let (position, outcome) = match envelope.command {
-            Command::RequestCode { .. } => {
+            Command::RequestCode { .. } | Command::RequestEmailChange { .. } => {
                 let challenge = ChallengeId::derive(envelope.id.as_bytes(), "challenge");
                 let (expires_in, resend_after) = (Millis(600_000), Millis(30_000));
                 (None, Outcome::CodeRequested { challenge, expires_in, resend_after })
@@ -169,6 +169,11 @@ impl Commands for Double {
                 let made = blank(Scope::ALL.to_vec(), &credential);
                 let (token, at) = self.create(self.account, kind, made).await;
                 (Some(at), Outcome::SignedIn { account: self.account, token, expires_at: now() })
+            }
+            Command::ChangeEmail { account, email, .. } => {
+                let event = EmailChanged { email: seal(email.0) }.into();
+                let kind = SubjectKind::Account(account);
+                (Some(self.writer.append(Role::Commands, kind, vec![event]).await), Outcome::EmailChanged)
             }
             Command::CreateToken { .. } if seen_before => (None, Outcome::TokenAlreadyCreated { token: id }),
             Command::CreateToken { account, wish, credential } => {
@@ -222,7 +227,13 @@ impl Commands for Double {
                 let receipt = ReceiptId::from_bytes([7; 16]);
                 (None, Outcome::AccountClosing { receipt, since: now() })
             }
-            Command::EraseAccount { .. } => panic!("no gateway may ask for this"),
+            Command::RotateMasterKey | Command::RecordOperator { .. } | Command::EraseAccount { .. } => {
+                panic!("a gateway is no operator")
+            }
+            Command::SignExport { .. } => {
+                let (key, signature) = (KeyId::from_bytes([0; 16]), vec![0; 64]);
+                (None, Outcome::ExportSigned { key, signature })
+            }
             Command::OpenFields { fields, .. } => {
                 let text = |field: omnirun_commands_api::command::SealedField| {
                     let text = String::from_utf8(field.sealed.text).expect("the double sealed it");
@@ -245,7 +256,7 @@ impl Mailbox for OneMail {
             to: text("a@example.org"),
             subject: text("s"),
             text: text("123 456"),
-            code: text("123456"),
+            code: Some(text("123456")),
             at: now(),
         }]
     }

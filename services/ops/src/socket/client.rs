@@ -1,4 +1,4 @@
-//! The reading side: [`Read`] over the socket.
+//! The asking side: [`Read`] and [`Commands`] over the socket.
 
 use std::path::{Path, PathBuf};
 
@@ -61,24 +61,26 @@ async fn exchange(stream: &mut UnixStream, log: Log, request: &Request) -> Resul
     }
 }
 
+#[async_trait]
+impl Commands for SocketRead {
+    /// The running process sends it on as an operator's.
+    async fn send(&self, envelope: Envelope) -> Result<Reply, SendError> {
+        let exchange = |source: FrameError| SendError::Exchange { source: Box::new(source) };
+        let mut stream = UnixStream::connect(&self.path).await.map_err(|error| exchange(error.into()))?;
+        write_frame(&mut stream, &Request::Command(Box::new(envelope))).await.map_err(exchange)?;
+        match read_frame(&mut stream).await.map_err(exchange)? {
+            Some(Answer::Command(result)) => Ok((*result)?),
+            _ => Err(SendError::Exchange { source: "another build answers the socket".into() }),
+        }
+    }
+}
+
 fn unavailable(log: Log, source: FrameError) -> ReadError {
     ReadError::Unavailable { log, source: Box::new(source) }
 }
 
 fn misused(log: Log) -> ReadError {
     WireError::Misused.into_read_error(log)
-}
-
-#[async_trait]
-impl Commands for SocketRead {
-    /// Sends a command for operators to the running process.
-    async fn send(&self, envelope: Envelope) -> Result<Reply, SendError> {
-        let failed = |source: ReadError| SendError::Exchange { source: Box::new(source) };
-        match self.ask(Log::Events, &Request::Command(Box::new(envelope))).await.map_err(failed)? {
-            Answer::Reply(reply) => Ok(reply?),
-            _ => Err(SendError::TimedOut),
-        }
-    }
 }
 
 #[async_trait]

@@ -1,7 +1,7 @@
 //! Frames of the socket: what is asked, what is answered, and how both are read within a limit.
 
 use bytes::Bytes;
-use omnirun_commands_api::{Envelope, Rejection, Reply};
+use omnirun_commands_api::{Envelope, Rejection, Reply, SendError};
 use omnirun_events::codec::RECORD_BYTES_MAX;
 use omnirun_events::log::{Page, Position, ReadError, Sequence, Stored, Tail};
 use omnirun_events::subject::{Filter, Log, Subject};
@@ -32,7 +32,7 @@ pub(super) enum Request {
     },
     Views,
     Snapshot(String),
-    /// A command for operators.
+    /// For the commands service, as an operator wants it.
     Command(Box<Envelope>),
 }
 
@@ -44,10 +44,17 @@ pub(super) enum Answer {
     Page(WirePage),
     Views(Vec<String>),
     Snapshot(Option<Snapshot>),
-    Reply(Result<Reply, Rejection>),
-    /// It is not known what became of the command, or nobody here takes any.
-    NoReply,
+    Command(Box<Result<Reply, WireSendError>>),
     Failed(WireError),
+}
+
+/// Why a command got no reply.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum WireSendError {
+    Rejected(Rejection),
+    NoResponders,
+    TimedOut,
+    Exchange(String),
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -138,6 +145,28 @@ impl WireError {
             Self::Misused => {
                 ReadError::Unavailable { log, source: "another build answers the socket".into() }
             }
+        }
+    }
+}
+
+impl From<SendError> for WireSendError {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Rejected(rejection) => Self::Rejected(rejection),
+            SendError::NoResponders => Self::NoResponders,
+            SendError::TimedOut => Self::TimedOut,
+            SendError::Exchange { source } => Self::Exchange(crate::text::chain(source.as_ref())),
+        }
+    }
+}
+
+impl From<WireSendError> for SendError {
+    fn from(error: WireSendError) -> Self {
+        match error {
+            WireSendError::Rejected(rejection) => Self::Rejected(rejection),
+            WireSendError::NoResponders => Self::NoResponders,
+            WireSendError::TimedOut => Self::TimedOut,
+            WireSendError::Exchange(why) => Self::Exchange { source: why.into() },
         }
     }
 }

@@ -4,9 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use omnirun_commands_api::{Commands, Envelope, SendError};
+use omnirun_commands_api::{Commands, Envelope, Reply};
+use omnirun_events::envelope::Actor;
 use omnirun_events::log::{Cursor, Read, ReadError};
 use omnirun_projections::Fold;
 use omnirun_runner::{Live, Snapshot};
@@ -16,7 +17,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::SOCKET_NAME;
-use super::protocol::{Answer, FrameError, PAGE_RECORDS_MAX, Request, WireError, read_frame, write_frame};
+use super::protocol::{
+    Answer, FrameError, PAGE_RECORDS_MAX, Request, WireError, WireSendError, read_frame, write_frame,
+};
 
 /// Connections at once. One operator needs two or three.
 const CONNECTIONS_MAX: usize = 32;
@@ -62,7 +65,18 @@ pub struct OpsServer {
 struct Shared {
     reader: Arc<dyn Read>,
     views: Vec<Arc<dyn View>>,
-    commands: Option<Arc<dyn Commands>>,
+    commands: CommandsSlot,
+}
+
+/// Where the process puts its commands service once that has started; until then operators are told that there is none.
+#[derive(Clone, Default)]
+pub struct CommandsSlot(Arc<OnceLock<Arc<dyn Commands>>>);
+
+impl CommandsSlot {
+    /// Puts it there. The first one stays.
+    pub fn fill(&self, commands: Arc<dyn Commands>) {
+        let _ = self.0.set(commands);
+    }
 }
 
 impl OpsServer {
@@ -71,15 +85,13 @@ impl OpsServer {
     pub fn bind(data: &Path, reader: Arc<dyn Read>, views: Vec<Arc<dyn View>>) -> Result<Self, BindError> {
         let path = data.join(SOCKET_NAME);
         let (listener, owner) = listen(&path).map_err(|source| BindError { path: path.clone(), source })?;
-        Ok(Self { path, listener, owner, shared: Arc::new(Shared { reader, views, commands: None }) })
+        let commands = CommandsSlot::default();
+        Ok(Self { path, listener, owner, shared: Arc::new(Shared { reader, views, commands }) })
     }
 
-    /// The same server, which also takes operators' commands.
-    pub fn with_commands(mut self, commands: Arc<dyn Commands>) -> Self {
-        let Shared { reader, views, .. } = &*self.shared;
-        let (reader, views) = (reader.clone(), views.clone());
-        self.shared = Arc::new(Shared { reader, views, commands: Some(commands) });
-        self
+    /// Where the commands service goes that operators' commands are handed to.
+    pub fn commands(&self) -> CommandsSlot {
+        self.shared.commands.clone()
     }
 
     /// Answers until it is dropped.
@@ -134,17 +146,6 @@ fn listen(path: &Path) -> io::Result<(UnixListener, u32)> {
 }
 
 impl Shared {
-    /// Does what an operator asked for. Commands of other families have their own ways in.
-    async fn follow(&self, envelope: Envelope) -> Answer {
-        let is_for_operators = envelope.command.subject().starts_with("cmd.ops.");
-        let Some(commands) = self.commands.as_ref().filter(|_| is_for_operators) else { return Answer::NoReply };
-        match commands.send(envelope).await {
-            Ok(reply) => Answer::Reply(Ok(reply)),
-            Err(SendError::Rejected(rejection)) => Answer::Reply(Err(rejection)),
-            Err(_) => Answer::NoReply,
-        }
-    }
-
     async fn serve(&self, mut stream: UnixStream) -> Result<(), FrameError> {
         let mut cursor = None;
         while let Some(request) = read_frame(&mut stream).await? {
@@ -177,11 +178,17 @@ impl Shared {
                 }
                 None => Answer::Failed(WireError::Misused),
             },
-            Request::Command(envelope) => self.follow(*envelope).await,
             Request::Views => Answer::Views(self.views.iter().map(|view| view.name().to_owned()).collect()),
             Request::Snapshot(name) => Answer::Snapshot(
                 self.views.iter().find(|view| view.name() == name).map(|view| view.snapshot()),
             ),
+            Request::Command(envelope) => Answer::Command(Box::new(self.command(*envelope).await)),
         })
+    }
+
+    /// Whoever may open the socket is an operator, and is called one whatever they say.
+    async fn command(&self, envelope: Envelope) -> Result<Reply, WireSendError> {
+        let commands = self.commands.0.get().ok_or(WireSendError::NoResponders)?;
+        Ok(commands.send(Envelope { actor: Actor::Operator, ..envelope }).await?)
     }
 }

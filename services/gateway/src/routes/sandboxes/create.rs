@@ -27,7 +27,6 @@ use crate::data_path::{GuestRequest, sandbox_ended};
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body, BodyKind};
 use crate::gateway::{App, Shared};
-use crate::time::rfc3339;
 
 /// Seconds that a sandbox lives when its maker does not say.
 const TIMEOUT_DEFAULT: Seconds = Seconds(300);
@@ -212,8 +211,8 @@ pub(crate) async fn create(
         id,
         template: sandbox.template.clone(),
         state: sandbox.state.as_str(),
-        started_at: rfc3339(sandbox.started_at.unwrap_or(sandbox.requested_at)),
-        end_at: sandbox.end_at.map(rfc3339),
+        started_at: sandbox.started_at.unwrap_or(sandbox.requested_at).rfc3339(),
+        end_at: sandbox.end_at.map(Timestamp::rfc3339),
     };
     Ok((StatusCode::CREATED, Json(created)))
 }

@@ -1,0 +1,111 @@
+//! RequestEmailChange and ChangeEmail: a code to the new address, and then that address in place of the old one, whose key is destroyed.
+
+use omnirun_commands_api::command::{ClientNetwork, Personal};
+use omnirun_commands_api::mail::{Content, Mail};
+use omnirun_commands_api::{Envelope, Outcome, Reply};
+use omnirun_events::account::EMAIL_FIELD;
+use omnirun_events::auth::Purpose;
+use omnirun_events::id::AccountId;
+use omnirun_events::log::Sequence;
+use omnirun_events::sealing::{DataKeyLabel, Sealed};
+use omnirun_events::subject::{Subject, SubjectKind};
+
+use super::prove::Presented;
+use super::send_code::{Asked, parse};
+use super::verify_code::CLAIMS_MAX;
+use crate::address::Address;
+use crate::decide::email::{self, next_key, taken};
+use crate::decide::{Wish, not_found};
+use crate::failure::{Failure, busy};
+use crate::service::CommandService;
+use crate::writer::reply;
+
+impl CommandService {
+    /// The answer does not tell whether another account has the address.
+    pub(crate) async fn request_email_change(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        typed: &Personal,
+        network: Option<ClientNetwork>,
+    ) -> Result<Reply, Failure> {
+        let address = parse(typed)?;
+        self.address_of(account).await?;
+        let asked = Asked { address, account, purpose: Purpose::ChangeEmail, bind: None, network };
+        self.send_code(envelope, asked).await
+    }
+
+    pub(crate) async fn change_email(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        typed: &Personal,
+        presented: Presented<'_>,
+    ) -> Result<Reply, Failure> {
+        let address = parse(typed)?;
+        self.address_of(account).await?;
+        if self.index.get(&address) == Some(account) {
+            return Ok(reply(Sequence::NONE, Outcome::EmailChanged));
+        }
+        let (_, issued) = self.prove(envelope, &address, Purpose::ChangeEmail, &presented).await?;
+        if issued.account != account {
+            return Err(not_found().into());
+        }
+        self.give(envelope, account, &address).await
+    }
+
+    /// Gives an account an address that has proved itself.
+    async fn give(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        address: &Address,
+    ) -> Result<Reply, Failure> {
+        let (registry, own) =
+            (Subject::from(SubjectKind::Registry), Subject::from(SubjectKind::Account(account)));
+        for _ in 0..CLAIMS_MAX {
+            self.writer.reach(std::slice::from_ref(&registry)).await?;
+            let claims = self.index.sync().await?;
+            match self.index.get(address) {
+                Some(owner) if owner == account => return Ok(reply(claims, Outcome::EmailChanged)),
+                Some(_) => return Err(taken().into()),
+                None => {}
+            }
+            let before = self.address_of(account).await?;
+            let email = Personal(address.as_str().to_owned());
+            let email = self.keys.seal(account, next_key(before.key), &own, EMAIL_FIELD, &email).await?;
+            let notice = self.keys.open(account, &before, &own, EMAIL_FIELD).await?;
+            let wish = Wish::of(envelope, account, (self.clock)());
+            let done = self.writer.decide_at(std::slice::from_ref(&own), (&registry, claims), |directory| {
+                email::change(directory, &wish, &before, &email)
+            });
+            let Some(reply) = done.await? else { continue };
+            if let Some(to) = notice {
+                self.outbox.hand_over(Mail { to, content: Content::EmailChanged });
+            }
+            // The address is changed already; a key that could not be destroyed now (the log says why), the sweep destroys.
+            let _ = self.forget_address(account, before.key).await;
+            return Ok(reply);
+        }
+        Err(busy("Too many people change addresses at once; ask for a new code and try again."))
+    }
+
+    /// What its address is now, still sealed.
+    async fn address_of(&self, account: AccountId) -> Result<Sealed, Failure> {
+        self.writer.reach(&[SubjectKind::Account(account).into()]).await?;
+        self.index.sync().await?;
+        let known = self
+            .writer
+            .directory
+            .view(|directory, _| directory.accounts.get(account).map(|account| account.email.clone()));
+        Ok(known.ok_or_else(not_found)?)
+    }
+
+    /// Destroys what the address before alone was sealed under.
+    async fn forget_address(&self, account: AccountId, key: DataKeyLabel) -> Result<(), Failure> {
+        match key {
+            DataKeyLabel::Address(_) => self.keys.destroy(account, key).await,
+            DataKeyLabel::Account | DataKeyLabel::Month(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Data keys: swept when nothing needs them, wrapped anew by a rotation, unreadable once destroyed and rotated away.
+
+use std::sync::Arc;
+
+use omnirun_commands_api::{Command, Outcome};
+use omnirun_events::event::Event;
+use omnirun_events::keys::DataKeyWrapped;
+use omnirun_events::log::read_to_end;
+use omnirun_events::sealing::DataKeyLabel;
+use omnirun_events::*;
+
+use crate::support::*;
+
+async fn wrapped(world: &World) -> Vec<DataKeyWrapped> {
+    let records = read_to_end(&world.log, Log::Keys, Filter::all(), Sequence::NONE).await.expect("memory");
+    let one = |stored: log::Stored| match codec::decode(&stored.record).expect("a record").events.remove(0) {
+        Event::DataKeyWrapped(wrapped) => wrapped,
+        other => panic!("no key: {other:?}"),
+    };
+    records.into_iter().map(one).collect()
+}
+
+async fn can_open(world: &World, process: &Process, account: AccountId) -> bool {
+    let email =
+        process.view(world, |directory| directory.accounts.get(account).expect("known").email.clone());
+    let fields = vec![email_field(account, email.await)];
+    let reply = process.send(world.envelope(Command::OpenFields { account, fields })).await.expect("allowed");
+    matches!(reply.outcome, Outcome::FieldsOpened(fields) if fields[0].is_some())
+}
+
+#[tokio::test]
+async fn a_rotation_wraps_every_key_anew_and_loses_none() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let mut accounts = Vec::new();
+    for email in ["a@example.org", "b@example.org", "c@example.org"] {
+        accounts.push(world.sign_in(&process, email).await);
+    }
+    let before = wrapped(&world).await;
+    assert!(before.len() == 3 && before.iter().all(|key| key.epoch == 1));
+    let rotated = process.service.rotate_master_key().await.expect("memory");
+    assert_eq!((rotated.epoch, rotated.keys), (2, 3));
+    let after = wrapped(&world).await;
+    assert!(after.len() == 3 && after.iter().all(|key| key.epoch == 2), "each is there once: {after:?}");
+    for account in &accounts {
+        assert!(can_open(&world, &process, *account).await);
+    }
+    assert_eq!(world.sign_in(&process, "a@example.org").await, accounts[0]);
+}
+
+#[tokio::test]
+async fn a_code_that_was_sent_before_a_rotation_still_signs_in() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let challenge = process.ask_for_code(&world, "a@example.org").await;
+    let code = world.mailbox.code(1).await;
+    process.service.rotate_master_key().await.expect("memory");
+    let reply = process.send(world.envelope(verify("a@example.org", Some(challenge), &code))).await;
+    assert!(matches!(reply.expect("the code was right").outcome, Outcome::SignedIn { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn people_who_sign_up_during_rotations_lose_nothing() {
+    let world = Arc::new(World::new().await);
+    let process = Arc::new(world.process().await);
+    let rotations = tokio::spawn({
+        let process = process.clone();
+        async move {
+            for _ in 0..20 {
+                process.service.rotate_master_key().await.expect("memory");
+            }
+        }
+    });
+    let mut accounts = Vec::new();
+    for n in 0..20 {
+        accounts.push(world.sign_in(&process, &format!("a{n}@example.org")).await);
+    }
+    rotations.await.expect("no panic");
+    let last = process.service.rotate_master_key().await.expect("memory").epoch;
+    assert!(wrapped(&world).await.iter().all(|key| key.epoch == last));
+    for account in accounts {
+        assert!(can_open(&world, &process, account).await);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_nothing_needs_is_swept_after_an_hour_and_no_other() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let nobody = AccountId::from_bytes([0x77; 16]);
+    for kind in [SubjectKind::AccountKey(nobody), SubjectKind::AddressKey(account, 7)] {
+        let key = wrapped(&world).await.remove(0);
+        let label = match kind {
+            SubjectKind::AccountKey(_) => DataKeyLabel::Account,
+            _ => DataKeyLabel::Address(7),
+        };
+        let orphan = DataKeyWrapped { label, ..key };
+        world.append(&commands_signer(), Actor::System(Role::Commands), kind, orphan).await;
+    }
+    assert_eq!(process.service.sweep_keys().await.expect("memory"), 0, "they may be about to be used");
+    world.pass(Millis(3600 * 1000 + 1));
+    assert_eq!(process.service.sweep_keys().await.expect("memory"), 2);
+    assert!(wrapped(&world).await.len() == 1 && can_open(&world, &process, account).await);
+}

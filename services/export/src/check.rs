@@ -1,0 +1,189 @@
+//! Taking an export apart with nothing but the root key: digests, the manifest's signature, and every record.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+
+use data_encoding::{BASE64, HEXLOWER};
+use omnirun_events::envelope::Role;
+use omnirun_events::id::{AccountId, KeyId};
+use omnirun_events::keyring::KeyRing;
+use omnirun_events::keys::Digest;
+use omnirun_events::log::{Sequence, Stored};
+use omnirun_events::subject::{Log, Subject};
+use omnirun_events::verify::{Depth, Verdict, Verifier};
+use serde::de::DeserializeOwned;
+use sha2::Digest as _;
+use zip::ZipArchive;
+
+use crate::shapes::{ExportedRecord, Manifest, ManifestSignature};
+
+/// Bytes of a file that is read whole, at most.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a good archive holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Whose it is.
+    pub account: String,
+    /// When it was made, as the manifest says.
+    pub exported_at: String,
+    /// Files whose digests fit.
+    pub files: usize,
+    /// Records whose chains and signatures fit.
+    pub believed: u64,
+    /// Well-made records that say what their keys may not say.
+    pub ignored: u64,
+}
+
+/// Why an archive is not to be trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The file cannot be opened.
+    #[error("cannot open the archive")]
+    Open(#[source] std::io::Error),
+    /// It is no archive, or a file in it is missing or cut.
+    #[error("cannot read {file} in the archive")]
+    Archive {
+        /// Which.
+        file: String,
+        /// Why.
+        #[source]
+        source: zip::result::ZipError,
+    },
+    /// A file in it is not what an export holds there.
+    #[error("{file} is not what an export holds there: {what}")]
+    Shape {
+        /// Which.
+        file: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A file was changed, added or removed.
+    #[error("{file} is not the file that the manifest lists")]
+    Changed {
+        /// Which.
+        file: String,
+    },
+    /// The manifest's signature does not fit.
+    #[error("the manifest is not signed by a key that the root key enrolled")]
+    Signature,
+    /// A record in it cannot be believed.
+    #[error("a record in it cannot be believed")]
+    Fault(#[from] omnirun_events::verify::Fault),
+    /// The root key is no acceptable key.
+    #[error("the root key is weak")]
+    Root(#[from] omnirun_events::signing::WeakKey),
+}
+
+type Archive = ZipArchive<BufReader<File>>;
+
+/// Checks an archive. Whatever it holds that the manifest does not list is a fault.
+pub fn check(path: &Path, root: &Digest) -> Result<Checked, CheckError> {
+    let file = File::open(path).map_err(CheckError::Open)?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|source| unreadable("it", source))?;
+    let bytes = whole(&mut archive, "manifest.json")?;
+    let manifest: Manifest = parse("manifest.json", &bytes)?;
+    check_files(&mut archive, &manifest)?;
+    let mut verifier = Verifier::new(KeyRing::rooted_in(root)?);
+    let (mut believed, mut ignored) = (0, 0);
+    for name in ["keys.jsonl", "erasures.jsonl", "events.jsonl"] {
+        check_records(&mut archive, name, &mut verifier, &mut believed, &mut ignored)?;
+    }
+    let signature: ManifestSignature =
+        parse("manifest.sig.json", &whole(&mut archive, "manifest.sig.json")?)?;
+    check_signature(&manifest, &bytes, &signature, verifier.ring()).ok_or(CheckError::Signature)?;
+    let Manifest { account, exported_at, files, .. } = manifest;
+    Ok(Checked { account, exported_at, files: files.len(), believed, ignored })
+}
+
+fn check_files(archive: &mut Archive, manifest: &Manifest) -> Result<(), CheckError> {
+    for name in archive.file_names() {
+        let name = name.map_err(|source| unreadable("a name", source))?.into_owned();
+        let is_listed = manifest.files.iter().any(|file| file.name == name);
+        if !is_listed && !["manifest.json", "manifest.sig.json"].contains(&name.as_str()) {
+            return Err(CheckError::Changed { file: name });
+        }
+    }
+    for listed in &manifest.files {
+        let mut file = archive.by_name(&listed.name).map_err(|source| unreadable(&listed.name, source))?;
+        let (mut digest, mut length, mut buffer) = (sha2::Sha256::new(), 0_u64, [0; 64 * 1024]);
+        loop {
+            let count = file.read(&mut buffer).map_err(|error| unreadable(&listed.name, error.into()))?;
+            if count == 0 {
+                break;
+            }
+            digest.update(&buffer[..count]);
+            length += count as u64;
+        }
+        let found = Digest(digest.finalize().into()).to_string();
+        if (found.as_str(), length) != (listed.sha256.as_str(), listed.bytes) {
+            return Err(CheckError::Changed { file: listed.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn check_records(
+    archive: &mut Archive,
+    name: &str,
+    verifier: &mut Verifier,
+    believed: &mut u64,
+    ignored: &mut u64,
+) -> Result<(), CheckError> {
+    let file = archive.by_name(name).map_err(|source| unreadable(name, source))?;
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|error| unreadable(name, error.into()))?;
+        let line: ExportedRecord = parse(name, line.as_bytes())?;
+        let (log, stored) = stored(&line).ok_or_else(|| CheckError::Shape {
+            file: name.to_owned(),
+            what: format!("the record at {} {}", line.log, line.position),
+        })?;
+        match verifier.check(log, &stored, Depth::Signatures)? {
+            Verdict::Believed(_) => *believed += 1,
+            Verdict::Ignored(..) => *ignored += 1,
+            Verdict::Erased => {}
+        }
+    }
+    Ok(())
+}
+
+fn stored(line: &ExportedRecord) -> Option<(Log, Stored)> {
+    let subject: Subject = line.subject.parse().ok()?;
+    let log = subject.log();
+    let record = BASE64.decode(line.record.as_bytes()).ok()?.into();
+    (log.to_string() == line.log)
+        .then_some((log, Stored { sequence: Sequence(line.position), subject, record }))
+}
+
+fn check_signature(
+    manifest: &Manifest,
+    bytes: &[u8],
+    signature: &ManifestSignature,
+    ring: &KeyRing,
+) -> Option<()> {
+    let key: KeyId = signature.key.parse().ok()?;
+    let entry = ring.get(key).filter(|entry| entry.role == Role::Commands)?;
+    let account: AccountId = manifest.account.parse().ok()?;
+    let signature = HEXLOWER.decode(signature.signature.as_bytes()).ok()?;
+    let digest = sha2::Sha256::digest(bytes);
+    let kind = omnirun_commands_api::command::EXPORT_TYPE;
+    entry.public.verify_as(kind, &[account.as_bytes(), &digest], &signature).ok()
+}
+
+fn whole(archive: &mut Archive, name: &str) -> Result<Vec<u8>, CheckError> {
+    let file = archive.by_name(name).map_err(|source| unreadable(name, source))?;
+    let mut bytes = Vec::new();
+    let read = file.take(FILE_BYTES_MAX).read_to_end(&mut bytes);
+    read.map_err(|error| unreadable(name, error.into()))?;
+    Ok(bytes)
+}
+
+fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, CheckError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| CheckError::Shape { file: name.to_owned(), what: error.to_string() })
+}
+
+fn unreadable(file: &str, source: zip::result::ZipError) -> CheckError {
+    CheckError::Archive { file: file.to_owned(), source }
+}
