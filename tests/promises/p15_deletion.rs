@@ -43,7 +43,8 @@ pub(crate) async fn finished(data: &Path, count: usize) -> Result<()> {
     wait_for(PATIENCE, async || {
         let Some(reader) = SocketRead::connect(data).await else { return Ok(None) };
         let all = read_to_end(&reader, Log::Events, erasure.clone(), Sequence::NONE).await?;
-        let events = all.iter().filter_map(|stored| codec::decode(&stored.record).ok()).flat_map(|r| r.events);
+        let events =
+            all.iter().filter_map(|stored| codec::decode(&stored.record).ok()).flat_map(|r| r.events);
         Ok((events.filter(|event| matches!(event, Event::ErasureFinished(_))).count() >= count).then_some(()))
     })
     .await
@@ -95,7 +96,10 @@ async fn a_deleted_account_leaves_nothing_whenever_the_process_is_killed() -> Re
         let reader = SocketRead::connect(&data).await.context("the operator's socket does not answer")?;
         let before = reader.head(Log::Events).await?;
         ensure!(
-            everything(&data).await?.iter().any(|stored| stored.subject.as_str() == format!("key.{account}.account")),
+            everything(&data)
+                .await?
+                .iter()
+                .any(|stored| stored.subject.as_str() == format!("key.{account}.account")),
             "the account has a key to destroy"
         );
         delete_account(&session, &email).await?;

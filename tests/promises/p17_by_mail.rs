@@ -49,7 +49,8 @@ async fn an_operator_erases_an_account_and_the_log_says_who_and_why_and_not_whos
     let session = world.sign_in("p17@example.org").await?;
     let account = session.get("/account").await?.expect(200)?;
     let account = account["id"].as_str().context("an account has an id")?.to_owned();
-    let erase = ["account", "erase", "p17@example.org", "--operator", "night shift", "--reason", "request 17"];
+    let erase =
+        ["account", "erase", "p17@example.org", "--operator", "night shift", "--reason", "request 17"];
     let (exit, text) = ops(&data, &erase).await?;
     ensure!(exit == 0 && text.starts_with("receipt: "), "{exit}: {text}");
     ensure!(session.get("/account").await?.status == 401, "its sessions are refused at once");

@@ -27,9 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::Personal;
 use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
-use omnirun_events::account::{
-    AccountClosed, AccountQuiet, EMAIL_FIELD, ReceiptIssued, ReceiptMail,
-};
+use omnirun_events::account::{AccountClosed, AccountQuiet, EMAIL_FIELD, ReceiptIssued, ReceiptMail};
 use omnirun_events::envelope::{Actor, Draft, Role};
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, ReceiptId, SandboxId};
@@ -194,12 +192,10 @@ impl CommandService {
     fn has_been_told_everything(&self, quiet_at: Sequence, closing: &Closing) -> bool {
         let now = (self.clock)();
         self.writer.directory.view(|directory, verifier| {
-            let is_believed = |id| {
-                verifier.ring().current(Role::Worker).any(|(_, entry)| entry.host == Some(id))
-            };
-            let silent = directory.hosts.present().filter(|(id, host)| {
-                host.caught_up < quiet_at && is_believed(*id)
-            });
+            let is_believed =
+                |id| verifier.ring().current(Role::Worker).any(|(_, entry)| entry.host == Some(id));
+            let silent =
+                directory.hosts.present().filter(|(id, host)| host.caught_up < quiet_at && is_believed(*id));
             let count = silent.count();
             let is_lost = now.since(closing.since) > HOSTS_WITHIN;
             if count > 0 && is_lost {
@@ -276,9 +272,10 @@ impl CommandService {
 
     /// The account's address, while it can be opened.
     pub(crate) async fn opened_address(&self, account: AccountId) -> Result<Option<Address>, Failure> {
-        let email = self.writer.directory.view(|directory, _| {
-            directory.accounts.get(account).map(|account| account.email.clone())
-        });
+        let email = self
+            .writer
+            .directory
+            .view(|directory, _| directory.accounts.get(account).map(|account| account.email.clone()));
         let Some(email) = email else { return Ok(None) };
         let subject = SubjectKind::Account(account).into();
         let opened = self.keys.open(account, &email, &subject, EMAIL_FIELD).await?;

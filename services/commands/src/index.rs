@@ -94,8 +94,8 @@ impl AddressIndex {
 
     /// Forgets the addresses of all accounts but these.
     pub fn retain(&self, is_there: impl Fn(AccountId) -> bool) {
-        let gone: Vec<AccountId> = self
-            .read(|known| known.opened.keys().copied().filter(|account| !is_there(*account)).collect());
+        let gone: Vec<AccountId> =
+            self.read(|known| known.opened.keys().copied().filter(|account| !is_there(*account)).collect());
         gone.into_iter().for_each(|account| self.forget(account));
     }
 

@@ -103,7 +103,8 @@ impl CommandService {
         reached.map_err(not_ready("follow the event log"))?;
         let master = Arc::new(master);
         let writer = Arc::new(Writer { reader, append, directory: directory.clone(), signer });
-        let keys = DataKeys::new(writer.clone(), erase.clone(), master.clone(), random.clone(), clock.clone());
+        let keys =
+            DataKeys::new(writer.clone(), erase.clone(), master.clone(), random.clone(), clock.clone());
         let keys = Arc::new(keys);
         let index = AddressIndex::new(directory, keys.clone());
         index

@@ -22,7 +22,8 @@ pub async fn run(context: Context) {
     let mut was_silent_at = Sequence::NONE;
     loop {
         ticks.tick().await;
-        let Some((through, accounts)) = context.directory.view(|directory, _| asked(directory, &context)) else {
+        let Some((through, accounts)) = context.directory.view(|directory, _| asked(directory, &context))
+        else {
             continue;
         };
         if !is_silent(&context, &accounts) {

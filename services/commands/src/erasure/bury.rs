@@ -41,9 +41,13 @@ impl CommandService {
         for account in strays {
             match self.gone(account).await? {
                 Gone::Closed(receipt) => self.bury(account, receipt).await?,
-                Gone::Erased => self.bury(account, ReceiptId::from_bytes(random::bytes(&self.random))).await?,
+                Gone::Erased => {
+                    self.bury(account, ReceiptId::from_bytes(random::bytes(&self.random))).await?
+                }
                 Gone::Not => {
-                    tracing::error!("records of an account that is neither open nor closed are left as they are");
+                    tracing::error!(
+                        "records of an account that is neither open nor closed are left as they are"
+                    );
                 }
             }
         }
@@ -84,7 +88,8 @@ impl CommandService {
 
     /// What there is of an account in a log and under no tombstone, and the last record of each subject that a host may still append to.
     async fn left(&self, log: Log, account: AccountId) -> Result<(Positions, Vec<ChainStart>), Failure> {
-        let all = read_to_end(self.writer.reader.as_ref(), log, filter_of(log, account), Sequence::NONE).await?;
+        let all =
+            read_to_end(self.writer.reader.as_ref(), log, filter_of(log, account), Sequence::NONE).await?;
         let known = self.writer.directory.view(|_, verifier| verifier.erased().clone());
         let left: Vec<&Stored> =
             all.iter().filter(|stored| !known.covers(log, stored.sequence, stored.sequence)).collect();

@@ -17,10 +17,11 @@ const LOOK_RECORDS: usize = 1;
 impl CommandService {
     /// Removes the records of every erasure that is not finished, and says that it is.
     pub(super) async fn remove_buried(&self) -> Result<(), Failure> {
-        let unfinished: Vec<(ReceiptId, Vec<(Log, Positions)>)> = self.writer.directory.view(|directory, _| {
-            let all = directory.erasures.unfinished();
-            all.map(|(receipt, logs)| (receipt, logs.clone().into_iter().collect())).collect()
-        });
+        let unfinished: Vec<(ReceiptId, Vec<(Log, Positions)>)> =
+            self.writer.directory.view(|directory, _| {
+                let all = directory.erasures.unfinished();
+                all.map(|(receipt, logs)| (receipt, logs.clone().into_iter().collect())).collect()
+            });
         for (receipt, logs) in unfinished {
             let mut removed = 0;
             for (log, positions) in &logs {
@@ -53,7 +54,8 @@ impl CommandService {
 
     /// Removes what there is of an account at these positions, and nothing else: what came later has no tombstone yet.
     async fn remove(&self, log: Log, account: AccountId, positions: &Positions) -> Result<u64, Failure> {
-        let all = read_to_end(self.writer.reader.as_ref(), log, filter_of(log, account), Sequence::NONE).await?;
+        let all =
+            read_to_end(self.writer.reader.as_ref(), log, filter_of(log, account), Sequence::NONE).await?;
         let mut ends = HashMap::new();
         for stored in all.into_iter().filter(|stored| positions.contains(stored.sequence)) {
             ends.insert(stored.subject, stored.sequence);

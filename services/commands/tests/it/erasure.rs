@@ -8,9 +8,9 @@ use omnirun_events::erasure::ErasureFinished;
 use omnirun_events::host::HostCaughtUp;
 use omnirun_events::id::ReceiptId;
 use omnirun_events::log::read_to_end;
+use omnirun_events::sandbox::{SandboxClaimed, SandboxStopped, StopReason};
 use omnirun_events::subject::Slot;
 use omnirun_events::usage::{Meter, UsageMetered};
-use omnirun_events::sandbox::{SandboxClaimed, SandboxStopped, StopReason};
 use omnirun_events::*;
 use omnirun_projections::{Directory, Fold as _};
 use omnirun_runner::{Source, rebuild};
@@ -37,7 +37,8 @@ async fn lived(world: &World, process: &Process) -> (AccountId, SandboxId) {
     let token = Command::CreateToken { account, wish: token_wish(), credential: credential() };
     process.send(world.envelope(token)).await.expect("open");
     let request = Command::RequestSandbox { account, wish: sandbox_wish() };
-    let Outcome::SandboxRequested { sandbox, .. } = process.send(world.envelope(request)).await.expect("room").outcome
+    let Outcome::SandboxRequested { sandbox, .. } =
+        process.send(world.envelope(request)).await.expect("room").outcome
     else {
         panic!("not admitted")
     };
@@ -135,7 +136,10 @@ async fn whichever_process_goes_on_nothing_of_the_account_is_left() {
     assert!(keys_before.iter().any(|stored| stored.subject.kind() == SubjectKind::AccountKey(account)));
     assert!(all.iter().any(|stored| stored.subject.kind().account() == Some(other)), "another account stays");
     let finished = all.iter().filter_map(|stored| codec::decode(&stored.record).ok()).any(|record| {
-        record.events.iter().any(|event| matches!(event, Event::ErasureFinished(finished) if finished.receipt == receipt))
+        record
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::ErasureFinished(finished) if finished.receipt == receipt))
     });
     assert!(finished);
 
@@ -168,10 +172,14 @@ async fn what_a_late_host_says_goes_as_well_and_the_receipt_was_mailed() {
     assert_eq!(receipts.len(), 1);
     assert!(receipts[0].0 == EMAIL && receipts[0].1.contains("\"outside_the_proof\""), "{receipts:?}");
     meter(&world, account, sandbox, 2).await;
-    world.as_worker(SubjectKind::Sandbox(account, sandbox), omnirun_events::sandbox::SandboxFailed {
-        reason: omnirun_events::sandbox::FailReason::BootFailed,
-    })
-    .await;
+    world
+        .as_worker(
+            SubjectKind::Sandbox(account, sandbox),
+            omnirun_events::sandbox::SandboxFailed {
+                reason: omnirun_events::sandbox::FailReason::BootFailed,
+            },
+        )
+        .await;
     process.view(&world, |_| ()).await;
     world.pass(Millis(61_000));
     process.service.go_on_erasing().await.expect("memory");
@@ -203,6 +211,8 @@ async fn an_old_code_does_not_bring_an_erased_account_back() {
     let world = World::new().await;
     let process = world.process().await;
     let account = world.sign_in(&process, EMAIL).await;
+    // The code is for this account, and not for one that would be opened.
+    process.view(&world, |_| ()).await;
     let mails = world.mailbox.recipients().len();
     let challenge = process.ask_for_code(&world, EMAIL).await;
     let code = world.mailbox.code(mails + 1).await;
@@ -220,8 +230,6 @@ async fn an_old_code_does_not_bring_an_erased_account_back() {
     }
     assert!(is_finished(&world).await);
     let refused = process.send(world.envelope(verify(EMAIL, Some(challenge), &code))).await;
-    eprintln!("erased {account} {challenge}");
-    for s in read_to_end(&world.log, Log::Auth, Filter::all(), Sequence::NONE).await.unwrap() { eprintln!("{} {:?}", s.subject, codec::decode(&s.record).unwrap().events); }
     assert_eq!(refused.expect_err("the code is used up").code, Code::InvalidOrExpiredCode);
     nothing_of(account, &everything(&world).await);
 }
@@ -248,7 +256,9 @@ async fn an_operators_erasure_names_who_and_why_and_nobody_else() {
     let said = read_to_end(&world.log, Log::Events, ops, Sequence::NONE).await.expect("memory");
     assert_eq!(said.len(), 1);
     let record = codec::decode(&said[0].record).expect("a record");
-    assert!(matches!(&record.events[0], Event::OpsActed(acted) if acted.operator == "night shift" && acted.reason == "request 17"));
+    assert!(
+        matches!(&record.events[0], Event::OpsActed(acted) if acted.operator == "night shift" && acted.reason == "request 17")
+    );
     nothing_of(account, &said);
 }
 

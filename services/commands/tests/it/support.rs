@@ -10,7 +10,7 @@ use omnirun_commands::{CommandService, MasterKey, Parts, Random, random};
 use omnirun_commands_api::command::{
     NO_CHALLENGE, NewCredential, Personal, SandboxWish, SealedField, TokenWish,
 };
-use omnirun_commands_api::mail::{Mail, MailError, SendMail};
+use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
 use omnirun_commands_api::{Command, Commands as _, Envelope, Outcome, Rejection, Reply, SendError};
 use omnirun_events::account::EMAIL_FIELD;
 use omnirun_events::auth::CodeProof;

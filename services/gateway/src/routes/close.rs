@@ -7,6 +7,7 @@ use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::{Command, Personal};
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::ReceiptId;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -15,7 +16,6 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body};
 use crate::gateway::App;
-use crate::time::rfc3339;
 
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct Confirmation {
@@ -52,7 +52,7 @@ pub(crate) async fn close(
     let command = Command::CloseAccount { account: caller.account, confirm: Personal(body.confirm) };
     match app.ask(wish, Actor::Account(caller.account), command).await? {
         Outcome::AccountClosing { receipt, since } => {
-            let answer = ClosingAccount { receipt, closing_since: rfc3339(since), message: MESSAGE };
+            let answer = ClosingAccount { receipt, closing_since: since.rfc3339(), message: MESSAGE };
             Ok((StatusCode::ACCEPTED, Json(answer)))
         }
         _ => Err(unexpected()),
