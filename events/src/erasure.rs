@@ -197,3 +197,10 @@ impl Erased {
         self.starts.contains(&ChainStart(version, hash))
     }
 }
+
+/// Everything that the tombstones of an erasure name has been removed. Until this stands, whoever starts removes it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErasureFinished {
+    /// Names the erasure.
+    pub receipt: ReceiptId,
+}

@@ -137,6 +137,7 @@ events! {
     ReceiptIssued(account::ReceiptIssued) = "account.receipt_issued", 1, by Commands;
     AccountClosed(account::AccountClosed) = "account.closed", 1, by Commands;
     RecordsErased(erasure::RecordsErased) = "records.erased", 1, by Commands;
+    ErasureFinished(erasure::ErasureFinished) = "erasure.finished", 1, by Commands;
     HostCaughtUp(host::HostCaughtUp) = "host.caught_up", 1, by Worker;
     OpsActed(ops::OpsActed) = "ops.acted", 1, by Commands;
 }

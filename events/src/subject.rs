@@ -348,6 +348,11 @@ impl Filter {
         Self(format!("key.{account}.>"))
     }
 
+    /// Every challenge that was issued, in [`Log::Auth`].
+    pub fn challenges() -> Self {
+        Self("auth.*.issued".to_owned())
+    }
+
     /// Every account's requests for sandboxes: what worker hosts compete for.
     pub fn admissions() -> Self {
         Self("evt.*.admission.self".to_owned())

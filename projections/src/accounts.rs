@@ -55,6 +55,11 @@ impl Accounts {
         self.accounts.iter().map(|(id, account)| (*id, account))
     }
 
+    /// The account with this id, unless it is being erased: nothing new is admitted for that.
+    pub fn get_open(&self, account: AccountId) -> Option<&Account> {
+        self.get(account).filter(|account| account.closing.is_none())
+    }
+
     /// The accounts that are being erased, by id.
     pub fn closing(&self) -> impl Iterator<Item = (AccountId, &Closing)> {
         self.iter().filter_map(|(id, account)| Some((id, account.closing.as_ref()?)))

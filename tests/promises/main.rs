@@ -11,6 +11,7 @@ mod p08_isolation;
 mod p09_destruction;
 mod p10_code;
 mod p14_retention;
+mod p15_deletion;
 mod p16_rights;
 mod p17_by_mail;
 

@@ -20,7 +20,7 @@ const PROMISES: [(&str, &str, Standing); 17] = [
     ("p12", "third parties are listed", Standing::NotYet("the privacy page")),
     ("p13", "no connection but the configured ones", Standing::NotYet("a capture of a full run")),
     ("p14", "usage logs are kept at most 90 days", Standing::Tested),
-    ("p15", "accounts can be deleted", Standing::NotYet("erasure")),
+    ("p15", "accounts can be deleted", Standing::Tested),
     ("p16", "access, correction, export", Standing::Tested),
     ("p17", "requests by mail", Standing::Tested),
 ];

@@ -83,6 +83,7 @@ pub fn event(name: &str) -> Event {
         "account.receipt_issued" => ReceiptIssued { mail: ReceiptMail::Sent }.into(),
         "account.closed" => AccountClosed { receipt: receipt() }.into(),
         "records.erased" => tombstone().into(),
+        "erasure.finished" => ErasureFinished { receipt: receipt() }.into(),
         "ops.acted" => OpsActed {
             operator: "night shift".to_owned(),
             action: Action::EraseAccount { receipt: receipt() },

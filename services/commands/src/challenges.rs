@@ -81,6 +81,11 @@ impl Challenges {
         }
     }
 
+    /// Forgets every challenge that would sign in to an account: it is being erased.
+    pub fn forget_account(&self, account: AccountId) {
+        self.lock().retain(|_, newest| newest.account != account);
+    }
+
     /// What was issued under this id, if it still is in the log.
     pub async fn issued(&self, challenge: ChallengeId) -> Result<Option<ChallengeIssued>, Failure> {
         let subject = SubjectKind::ChallengeIssued(challenge).into();

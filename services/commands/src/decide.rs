@@ -8,6 +8,8 @@ pub mod email;
 pub mod sign_in;
 pub mod tokens;
 
+pub mod close;
+
 pub mod admission;
 pub mod billing;
 pub mod extend;
@@ -20,6 +22,8 @@ use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommandId, CommitId};
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::Timestamp;
+use omnirun_projections::Directory;
+use omnirun_projections::accounts::Account;
 
 /// What is to be done.
 #[derive(Debug, Clone)]
@@ -75,6 +79,20 @@ impl Wish {
             events: vec![event.into()],
         }
     }
+}
+
+/// The account is being erased: nothing new is done for it.
+pub(crate) fn closing() -> Rejection {
+    Rejection::new(
+        Code::AccountClosing,
+        "This account is being erased. Its address can be used for a new one once that is done.",
+    )
+}
+
+/// Refuses what is new for an account that is not there, or that is being erased.
+pub(crate) fn must_be_open(directory: &Directory, account: AccountId) -> Result<&Account, Rejection> {
+    let known = directory.accounts.get(account).ok_or_else(not_found)?;
+    if known.closing.is_some() { Err(closing()) } else { Ok(known) }
 }
 
 /// It does not exist, or not for this account: one answer for both.

@@ -8,6 +8,7 @@ mod verify_code;
 
 mod billing;
 mod change_email;
+mod close;
 mod fields;
 mod operator;
 mod sandboxes;

@@ -87,6 +87,18 @@ impl AddressIndex {
         self.read(|known| known.accounts.get(address).copied())
     }
 
+    /// Forgets an account's address: it is free.
+    pub fn forget(&self, account: AccountId) {
+        self.write(|known| known.forget(account));
+    }
+
+    /// Forgets the addresses of all accounts but these.
+    pub fn retain(&self, is_there: impl Fn(AccountId) -> bool) {
+        let gone: Vec<AccountId> =
+            self.read(|known| known.opened.keys().copied().filter(|account| !is_there(*account)).collect());
+        gone.into_iter().for_each(|account| self.forget(account));
+    }
+
     fn write<R>(&self, write: impl FnOnce(&mut Known) -> R) -> R {
         write(&mut self.known.write().unwrap_or_else(PoisonError::into_inner))
     }

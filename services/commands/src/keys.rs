@@ -78,6 +78,11 @@ impl DataKeys {
         Ok(plain.map(Personal))
     }
 
+    /// Forgets an account's keys; what is still sealed under them opens again only if they are still on the log.
+    pub fn forget(&self, account: AccountId) {
+        self.lock().retain(|(owner, _), _| *owner != account);
+    }
+
     async fn existing(&self, account: AccountId, label: DataKeyLabel) -> Result<Option<DataKey>, Failure> {
         if let Some(key) = self.lock().get(&(account, label)) {
             return Ok(Some(key.clone()));

@@ -25,6 +25,7 @@ pub mod writer;
 
 mod handle;
 
+pub mod erasure;
 pub mod reconcile;
 pub mod retention;
 pub mod rotation;

@@ -33,6 +33,7 @@ pub(crate) async fn run(service: Arc<CommandService>) {
             _ = looks.tick() => {
                 let _ = service.fail_unclaimed().await;
                 let _ = service.index.sync().await;
+                let _ = service.go_on_erasing().await;
             }
             _ = sweeps.tick() => {
                 let _ = service.sweep_keys().await;

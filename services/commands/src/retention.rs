@@ -87,7 +87,7 @@ impl CommandService {
             if self.begins_before(log, cutoff).await? {
                 let readings = self.seen(log, Filter::all()).await?;
                 if let Some(burial) = usage::expired(log, &readings, cutoff) {
-                    expired.records += self.bury(erase, &burial).await?;
+                    expired.records += self.carry_out(erase, &burial).await?;
                 }
             }
         }
@@ -110,10 +110,10 @@ impl CommandService {
     }
 
     /// Says that these records of one log are gone, and removes them.
-    async fn bury(&self, erase: &dyn Erase, burial: &Burial) -> Result<u64, RetentionError> {
+    async fn carry_out(&self, erase: &dyn Erase, burial: &Burial) -> Result<u64, RetentionError> {
         let tombstones: Vec<Event> = burial.tombstones().into_iter().map(Event::from).collect();
         for some in tombstones.chunks(TOMBSTONES) {
-            self.say(SubjectKind::Erasure, some.to_vec()).await?;
+            self.append_as_system(SubjectKind::Erasure, some.to_vec()).await?;
         }
         remove(erase, burial).await
     }
@@ -121,7 +121,7 @@ impl CommandService {
     /// The same for records of several logs that nobody may see a part of: one record says it of all. They are few enough for that.
     async fn bury_together(&self, erase: &dyn Erase, burials: &[Burial]) -> Result<u64, RetentionError> {
         let tombstones = burials.iter().flat_map(Burial::tombstones).map(Event::from).collect();
-        self.say(SubjectKind::Erasure, tombstones).await?;
+        self.append_as_system(SubjectKind::Erasure, tombstones).await?;
         let mut records = 0;
         for burial in burials {
             records += remove(erase, burial).await?;
@@ -130,7 +130,7 @@ impl CommandService {
     }
 
     /// Appends what the system says of its own accord, after whatever is there, and waits until it is seen.
-    async fn say(&self, kind: SubjectKind, events: Vec<Event>) -> Result<(), RetentionError> {
+    async fn append_as_system(&self, kind: SubjectKind, events: Vec<Event>) -> Result<(), RetentionError> {
         let (subject, commit) = (Subject::from(kind), self.fresh_commit());
         let (at, actor) = ((self.clock)(), Actor::System(Role::Commands));
         let draft = Draft { commit, subject: subject.clone(), at, actor, cause: None, events };

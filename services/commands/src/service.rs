@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::challenges::Challenges;
 use crate::decide::not_found;
+use crate::erasure::Erasing;
 use crate::failure::Failure;
 use crate::guesses::Guesses;
 use crate::handle::Presented;
@@ -43,7 +44,7 @@ pub struct Parts {
     pub reader: Arc<dyn Read>,
     /// Appends to them.
     pub append: Arc<dyn Append>,
-    /// Destroys keys.
+    /// Destroys keys, and removes what was erased.
     pub erase: Arc<dyn Erase>,
     /// The directory, being followed from the same store.
     pub directory: Live<Directory>,
@@ -83,6 +84,7 @@ pub struct CommandService {
     pub(crate) limits: CodeLimits,
     pub(crate) guesses: Guesses,
     pub(crate) outbox: Outbox,
+    pub(crate) erasing: Erasing,
     pub(crate) master: Arc<MasterKey>,
     pub(crate) plans: Arc<Plans>,
     pub(crate) clock: Clock,
@@ -101,7 +103,8 @@ impl CommandService {
         reached.map_err(not_ready("follow the event log"))?;
         let master = Arc::new(master);
         let writer = Arc::new(Writer { reader, append, directory: directory.clone(), signer });
-        let keys = DataKeys::new(writer.clone(), erase, master.clone(), random.clone(), clock.clone());
+        let keys =
+            DataKeys::new(writer.clone(), erase.clone(), master.clone(), random.clone(), clock.clone());
         let keys = Arc::new(keys);
         let index = AddressIndex::new(directory, keys.clone());
         index
@@ -109,6 +112,7 @@ impl CommandService {
             .await
             .map_err(|failure| not_ready("open the accounts' addresses")(format!("{failure:?}")))?;
         let challenges = Challenges::new(writer.clone());
+        let erasing = Erasing::new(erase, mail.clone());
         let outbox = Outbox::start(mail);
         let turns = std::array::from_fn(|_| Mutex::default());
         let (limits, guesses) = (CodeLimits::default(), Guesses::default());
@@ -120,6 +124,7 @@ impl CommandService {
             limits,
             guesses,
             outbox,
+            erasing,
             master,
             plans,
             clock,
@@ -199,6 +204,12 @@ impl CommandService {
             Command::ExtendTimeout { account, sandbox, timeout } => {
                 self.extend_timeout(envelope, *account, *sandbox, *timeout).await
             }
+            Command::CloseAccount { account, confirm } => {
+                self.close_account(envelope, *account, confirm).await
+            }
+            Command::EraseAccount { whose, operator, reason } => {
+                self.erase_account(envelope, whose, operator, reason).await
+            }
             Command::RotateMasterKey => self.rotate_on_demand(envelope.actor).await,
             Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
             Command::CloseStatement { account, statement } => {
@@ -239,6 +250,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
     match command {
         Command::RequestCode { .. }
         | Command::VerifyCode { .. }
+        | Command::EraseAccount { .. }
         | Command::RotateMasterKey
         | Command::RecordOperator { .. } => None,
         Command::RequestEmailChange { account, .. }
@@ -252,6 +264,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::CloseStatement { account, .. }
         | Command::CorrectStatement { account, .. }
         | Command::SendUsageNotice { account, .. }
+        | Command::CloseAccount { account, .. }
         | Command::SignExport { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),
     }

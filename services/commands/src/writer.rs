@@ -120,6 +120,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Waits until the view has reached a position of EVENTS.
+    pub async fn reach_position(&self, sequence: Sequence) -> Result<(), Failure> {
+        Ok(self.directory.reached(sequence, VIEW_PATIENCE).await?)
+    }
+
     /// Waits until the view holds everything that was in EVENTS when this was called.
     pub async fn catch_up(&self) -> Result<(), Failure> {
         let head = self.reader.head(Log::Events).await?;

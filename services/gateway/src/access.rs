@@ -34,6 +34,7 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("POST", "/tokens", ACCOUNT),
     ("DELETE", "/tokens/{id}", ACCOUNT),
     ("GET", "/account", ACCOUNT),
+    ("DELETE", "/account", ACCOUNT),
     ("PATCH", "/account", ACCOUNT),
     ("POST", "/account/export", ACCOUNT),
     ("GET", "/account/usage", USAGE),

@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::gateway::{App, Gateway};
 use crate::observe::observe;
 use crate::routes::{
-    account, code, commands, export, files, sandboxes, service, sessions, sign_in, statements, tokens,
+    account, close, code, commands, export, files, sandboxes, service, sessions, sign_in, statements, tokens,
     upload, usage,
 };
 
@@ -57,7 +57,7 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(tokens::report_leaked))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
-        .routes(routes!(account::get, account::change))
+        .routes(routes!(account::get, account::change, close::close))
         .routes(routes!(export::export))
         .routes(routes!(usage::usage))
         .routes(routes!(statements::list))

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod billing;
+pub(crate) mod close;
 pub(crate) mod export;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;

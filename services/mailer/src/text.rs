@@ -42,6 +42,15 @@ impl Text {
                     hours(*included)
                 ),
             },
+            Content::ErasureReceipt { document } => Self {
+                subject: "Your OmniRun account was erased",
+                body: format!(
+                    "Your OmniRun account is erased. This is the last mail about it: nothing\n\
+                     that is kept from here on can be traced to you.\n\n\
+                     The receipt below is signed. Keep it as it is; it says what was done and\n\
+                     what lies outside its proof.\n\n{document}\n"
+                ),
+            },
             Content::ChangeEmailCode { code, valid_for } => Self {
                 subject: "Your OmniRun code for a new address",
                 body: format!(

@@ -20,7 +20,7 @@ use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
 use crate::socket::SocketRead;
-use crate::{account, exported, identity, keys, replay, show, tail, text, verify};
+use crate::{account, erase, exported, identity, keys, replay, show, tail, text, verify};
 
 /// Arguments of `omnirun ops`.
 #[derive(Debug, Args)]
@@ -109,6 +109,17 @@ pub enum KeysCommand {
 /// What can be done for a person.
 #[derive(Debug, Subcommand)]
 pub enum AccountCommand {
+    /// Erase an account and everything of it, as DELETE /account does. It cannot be undone
+    Erase {
+        /// The account's id, or its address
+        account: String,
+        /// What you are called
+        #[arg(long)]
+        operator: String,
+        /// Why, such as the number of the request; never who asked
+        #[arg(long)]
+        reason: String,
+    },
     /// Write everything that is held about an account to a signed archive; asks the running commands service
     Export {
         /// The account's id
@@ -261,6 +272,11 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
         OpsCommand::Keys { command: KeysCommand::Rotate } => {
             let commands = connect(&data, context).await?;
             keys::rotate(&*commands, &context.clock, &mut context.out).await
+        }
+        OpsCommand::Account { command: AccountCommand::Erase { account, operator, reason } } => {
+            let commands = connect(&data, context).await?;
+            let wish = erase::Erase { account, operator, reason };
+            erase::run(wish, &*commands, &context.clock, &mut context.out).await
         }
         OpsCommand::Account { command: AccountCommand::Export { account, to, operator, reason } } => {
             let commands = connect(&data, context).await?;

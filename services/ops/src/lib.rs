@@ -14,6 +14,7 @@ pub mod identity;
 pub mod doctor;
 
 mod account;
+mod erase;
 mod exported;
 mod keys;
 mod replay;

@@ -21,6 +21,7 @@ mod context;
 mod worker;
 
 mod announce;
+mod caught_up;
 mod certificate;
 mod template;
 

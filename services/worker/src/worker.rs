@@ -11,6 +11,7 @@ use omnirun_events::keys::Digest;
 use tokio::task::JoinSet;
 
 use crate::announce;
+use crate::caught_up;
 use crate::certificate::{Certificate, CertificateError};
 use crate::claim;
 use crate::config::{Config, Parts};
@@ -115,6 +116,7 @@ impl Worker {
         tasks.spawn(reconcile::run(context.clone()));
         tasks.spawn(serve::run(context.clone(), listener, certificate.acceptor));
         tasks.spawn(meter::run(context.clone()));
+        tasks.spawn(caught_up::run(context.clone()));
         tasks.spawn(pool::run(context.clone()));
         let mut claims = JoinSet::new();
         let fingerprint = certificate.fingerprint;

@@ -62,6 +62,12 @@ impl World {
         Ok((session.with_token(token), made))
     }
 
+    /// Kills the program as `kill -9` does and starts it again over the same data.
+    pub async fn restart(self) -> Result<Self> {
+        let Self { up, smtp, directory } = self;
+        Ok(Self { up: up.restart().await?, smtp, directory })
+    }
+
     /// Everything that the program has written to its log.
     pub fn log_lines(&self) -> String {
         std::fs::read_to_string(log_path(&self.up.data)).unwrap_or_default()

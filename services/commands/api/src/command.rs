@@ -126,6 +126,16 @@ pub struct SealedField {
 /// Sealed fields that one command opens, at most.
 pub const FIELDS_MAX: usize = 1000;
 
+/// An account as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// By its id.
+    Account(AccountId),
+    /// By its address.
+    Address(Personal),
+}
+
 /// What can be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -220,6 +230,22 @@ pub enum Command {
         /// From now.
         timeout: Seconds,
     },
+    /// Erase an account and everything of it.
+    CloseAccount {
+        /// Whose.
+        account: AccountId,
+        /// The account's address as its owner typed it, to show that it is meant.
+        confirm: Personal,
+    },
+    /// Erase an account because its owner asked by mail. Only operators may ask for it.
+    EraseAccount {
+        /// Which.
+        whose: Whose,
+        /// Who does it.
+        operator: String,
+        /// Why, without naming who asked.
+        reason: String,
+    },
     /// Rotate the master key, or end a rotation that was broken off. Only operators may ask for it.
     RotateMasterKey,
     /// Write down that an operator acts on somebody's request. Only operators may ask for it.
@@ -278,6 +304,8 @@ impl Command {
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
+            Self::CloseAccount { .. } => "cmd.account.close",
+            Self::EraseAccount { .. } => "cmd.ops.erase_account",
             Self::RotateMasterKey => "cmd.ops.rotate_master_key",
             Self::RecordOperator { .. } => "cmd.ops.record_operator",
             Self::CloseStatement { .. } => "cmd.billing.close_statement",
@@ -289,7 +317,7 @@ impl Command {
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 17] = [
+    pub const SUBJECTS: [&'static str; 19] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.account.request_email_change",
@@ -305,6 +333,8 @@ impl Command {
         "cmd.billing.send_usage_notice",
         "cmd.account.sign_export",
         "cmd.account.open_fields",
+        "cmd.account.close",
+        "cmd.ops.erase_account",
         "cmd.ops.rotate_master_key",
         "cmd.ops.record_operator",
     ];

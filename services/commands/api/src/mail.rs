@@ -42,6 +42,11 @@ pub enum Content {
         /// How long it works.
         valid_for: Millis,
     },
+    /// That an account was erased.
+    ErasureReceipt {
+        /// The signed document, in lines that need no wrapping.
+        document: String,
+    },
     /// A code that makes the address it is sent to the account's.
     ChangeEmailCode {
         /// The code.
@@ -69,7 +74,7 @@ impl Content {
     pub const fn code(&self) -> Option<&OneTimeCode> {
         match self {
             Self::SignInCode { code, .. } | Self::ChangeEmailCode { code, .. } => Some(code),
-            Self::EmailChanged | Self::UsageNotice { .. } => None,
+            Self::EmailChanged | Self::UsageNotice { .. } | Self::ErasureReceipt { .. } => None,
         }
     }
 }

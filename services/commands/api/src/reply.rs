@@ -1,6 +1,6 @@
 //! Answers: what was decided and where it is in the log, or why not.
 
-use omnirun_events::id::{AccountId, ChallengeId, KeyId, SandboxId, TokenId};
+use omnirun_events::id::{AccountId, ChallengeId, KeyId, ReceiptId, SandboxId, TokenId};
 use omnirun_events::log::Position;
 use omnirun_events::unit::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,13 @@ pub enum Outcome {
     TimeoutExtended {
         /// Its new end.
         end_at: Timestamp,
+    },
+    /// The account is being erased, by this command or an earlier one.
+    AccountClosing {
+        /// Names the erasure.
+        receipt: ReceiptId,
+        /// Since when.
+        since: Timestamp,
     },
     /// The master key has a new epoch, and the old one is overwritten.
     MasterKeyRotated {
@@ -149,6 +156,8 @@ pub enum Code {
     AddressTaken,
     /// 409: the thing has ended.
     AlreadyFinal,
+    /// 409: the account is being erased.
+    AccountClosing,
     /// 409: the idempotency key came before with another wish.
     IdempotencyConflict,
     /// 402: a limit of the plan that money lifts.

@@ -10,7 +10,7 @@ use omnirun_events::id::{AccountId, SandboxId};
 use omnirun_events::unit::{Millis, Shape, StandardMillis, Timestamp};
 use omnirun_projections::Directory;
 
-use super::not_found;
+use super::must_be_open;
 
 /// The plan an account is on and its month.
 pub struct Terms<'a> {
@@ -32,7 +32,7 @@ pub fn terms<'a>(
     account: AccountId,
     now: Timestamp,
 ) -> Result<Terms<'a>, Rejection> {
-    let known = directory.accounts.get(account).ok_or_else(not_found)?;
+    let known = must_be_open(directory, account)?;
     let plan = plan_of(plans, &known.plan)?;
     let period = Period::of(known.opened_at, now);
     Ok(Terms { plan, period, price: plan.price_at(period.start) })

@@ -7,7 +7,7 @@ use omnirun_events::sealing::{DataKeyLabel, Sealed};
 use omnirun_events::subject::SubjectKind;
 use omnirun_projections::Directory;
 
-use super::{Decision, Wish, not_found};
+use super::{Decision, Wish, must_be_open};
 
 /// Another account has the address. Only who reads its mail gets to hear it.
 pub fn taken() -> Rejection {
@@ -29,7 +29,7 @@ pub fn change(
     before: &Sealed,
     email: &Sealed,
 ) -> Result<Decision, Rejection> {
-    let account = directory.accounts.get(wish.account).ok_or_else(not_found)?;
+    let account = must_be_open(directory, wish.account)?;
     if account.email != *before {
         return Err(Rejection::new(
             Code::IdempotencyConflict,

@@ -11,7 +11,7 @@ use omnirun_events::unit::Millis;
 use omnirun_projections::Directory;
 
 use super::tokens::token_of;
-use super::{Decision, Wish};
+use super::{Decision, Wish, closing};
 
 const DAY: u64 = 24 * 3600 * 1000;
 
@@ -62,6 +62,9 @@ pub fn decide(
     let token = token_of(wish);
     let account = wish.account;
     let is_known = directory.accounts.get(account).is_some();
+    if directory.accounts.is_closing(account) {
+        return Err(closing());
+    }
     let mut drafts = match (is_known, opening) {
         (true, None) => Vec::new(),
         (false, Some(opening)) => open(wish, opening),

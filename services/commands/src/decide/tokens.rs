@@ -11,7 +11,7 @@ use omnirun_events::unit::Millis;
 use omnirun_projections::Directory;
 
 use super::repeat::{Recorded, must_be_same};
-use super::{Decision, Wish, not_found};
+use super::{Decision, Wish, must_be_open, not_found};
 
 /// Characters of a token's name, at most.
 const NAME_MAX: usize = 100;
@@ -54,7 +54,7 @@ pub fn create(
     name: &Sealed,
     recorded: &Recorded,
 ) -> Result<Decision, Rejection> {
-    directory.accounts.get(wish.account).ok_or_else(not_found)?;
+    must_be_open(directory, wish.account)?;
     let token = token_of(wish);
     let scopes = scopes(&wanted.scopes);
     let lifetime = wanted.expires_in_days.map(|days| Millis(u64::from(days) * DAY));

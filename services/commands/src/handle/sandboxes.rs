@@ -10,7 +10,7 @@ use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::unit::Seconds;
 
 use crate::decide::repeat::Recorded;
-use crate::decide::{Wish, extend, not_found, request, stop};
+use crate::decide::{Wish, extend, must_be_open, request, stop};
 use crate::failure::Failure;
 use crate::service::CommandService;
 
@@ -29,13 +29,11 @@ impl CommandService {
         let subjects = [SubjectKind::Account(account).into(), admission.clone()];
         self.writer.reach(&subjects).await?;
         let sandbox = request::sandbox_of(&wish);
-        let (is_known, recorded) = self.writer.directory.view(|directory, _| {
+        let (is_open, recorded) = self.writer.directory.view(|directory, _| {
             let recorded = directory.sandboxes.get(sandbox).and_then(|sandbox| sandbox.metadata.clone());
-            (directory.accounts.get(account).is_some(), recorded)
+            (must_be_open(directory, account).map(drop), recorded)
         });
-        if !is_known {
-            return Err(not_found().into());
-        }
+        is_open?;
         let recorded = match recorded {
             Some(sealed) => {
                 Recorded::Sealed(self.keys.open(account, &sealed, &admission, METADATA_FIELD).await?)

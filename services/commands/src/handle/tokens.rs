@@ -8,7 +8,7 @@ use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::token::{NAME_FIELD, RevokeReason};
 
 use crate::decide::repeat::Recorded;
-use crate::decide::{Wish, not_found, tokens};
+use crate::decide::{Wish, must_be_open, tokens};
 use crate::failure::Failure;
 use crate::service::CommandService;
 
@@ -26,13 +26,11 @@ impl CommandService {
         let subject = Subject::from(SubjectKind::Token(account, token));
         let subjects = [SubjectKind::Account(account).into(), subject.clone()];
         self.writer.reach(&subjects).await?;
-        let (is_known, recorded) = self.writer.directory.view(|directory, _| {
+        let (is_open, recorded) = self.writer.directory.view(|directory, _| {
             let recorded = directory.tokens.get(token).and_then(|token| token.name.clone());
-            (directory.accounts.get(account).is_some(), recorded)
+            (must_be_open(directory, account).map(drop), recorded)
         });
-        if !is_known {
-            return Err(not_found().into());
-        }
+        is_open?;
         let recorded = match recorded {
             Some(sealed) => Recorded::Sealed(self.keys.open(account, &sealed, &subject, NAME_FIELD).await?),
             None => Recorded::Nothing,

@@ -52,7 +52,7 @@ impl CommandService {
             .view(|directory, _| expired(&records, |sandbox| life(directory, sandbox), cutoff));
         let Some(Trim { sandboxes, records: count, last_goes }) = trim else { return Ok(None) };
         if last_goes == LastGoes::Yes {
-            self.say(SubjectKind::Admission(account), vec![AdmissionTrimmed {}.into()]).await?;
+            self.append_as_system(SubjectKind::Admission(account), vec![AdmissionTrimmed {}.into()]).await?;
         }
         let mut burials = vec![Burial::none(Log::Events)];
         burials[0].bury(&records[..count], GoesOn::After);

@@ -7,6 +7,7 @@ mod billing;
 mod bus;
 mod change_email;
 mod deciders;
+mod erasure;
 mod idempotency;
 mod keys;
 mod retention;

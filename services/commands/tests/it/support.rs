@@ -10,7 +10,7 @@ use omnirun_commands::{CommandService, MasterKey, Parts, Random, random};
 use omnirun_commands_api::command::{
     NO_CHALLENGE, NewCredential, Personal, SandboxWish, SealedField, TokenWish,
 };
-use omnirun_commands_api::mail::{Mail, MailError, SendMail};
+use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
 use omnirun_commands_api::{Command, Commands as _, Envelope, Outcome, Rejection, Reply, SendError};
 use omnirun_events::account::EMAIL_FIELD;
 use omnirun_events::auth::CodeProof;
@@ -68,6 +68,16 @@ impl Mailbox {
     pub async fn mail(&self, n: usize) -> Mail {
         self.count(n).await;
         self.mails.lock().expect("no panics")[n - 1].clone()
+    }
+
+    /// The receipts that were sent, each with its recipient.
+    pub fn receipts(&self) -> Vec<(String, String)> {
+        let mails = self.mails.lock().expect("no panics");
+        let receipt = |mail: &Mail| match &mail.content {
+            Content::ErasureReceipt { document } => Some((mail.to.0.clone(), document.clone())),
+            _ => None,
+        };
+        mails.iter().filter_map(receipt).collect()
     }
 
     /// Waits until so many mails have arrived.

@@ -25,6 +25,7 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("POST", "/tokens", "", json!({"name": "n", "scopes": ["account:*"]})),
         ("DELETE", "/tokens/{id}", "", none.clone()),
         ("GET", "/account", "", none.clone()),
+        ("DELETE", "/account", "", json!({"confirm": "a@example.org"})),
         ("PATCH", "/account", "", json!({"email": "b@example.org"})),
         ("POST", "/account/export", "", none.clone()),
         ("GET", "/account/usage", "", none.clone()),

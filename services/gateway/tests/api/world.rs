@@ -225,7 +225,13 @@ impl Commands for Double {
             Command::ExtendTimeout { timeout, .. } => {
                 (None, Outcome::TimeoutExtended { end_at: now().after(timeout.into()) })
             }
-            Command::RotateMasterKey | Command::RecordOperator { .. } => panic!("a gateway is no operator"),
+            Command::CloseAccount { .. } => {
+                let receipt = ReceiptId::from_bytes([7; 16]);
+                (None, Outcome::AccountClosing { receipt, since: now() })
+            }
+            Command::RotateMasterKey | Command::RecordOperator { .. } | Command::EraseAccount { .. } => {
+                panic!("a gateway is no operator")
+            }
             Command::SignExport { .. } => {
                 let (key, signature) = (KeyId::from_bytes([0; 16]), vec![0; 64]);
                 (None, Outcome::ExportSigned { key, signature })

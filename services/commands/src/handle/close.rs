@@ -1,0 +1,68 @@
+//! CloseAccount and EraseAccount.
+
+use omnirun_commands_api::command::{Personal, Whose};
+use omnirun_commands_api::{Code, Envelope, Rejection, Reply};
+use omnirun_events::envelope::Actor;
+use omnirun_events::id::AccountId;
+use omnirun_events::subject::{Subject, SubjectKind};
+
+use super::send_code::parse;
+use crate::address::Address;
+use crate::decide::close::{self, Acting};
+use crate::decide::{Wish, not_found};
+use crate::failure::Failure;
+use crate::service::CommandService;
+
+impl CommandService {
+    pub(crate) async fn close_account(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        confirm: &Personal,
+    ) -> Result<Reply, Failure> {
+        let subjects = subjects(account);
+        self.writer.reach(&subjects).await?;
+        let typed = Address::parse(&confirm.0).ok();
+        if typed.is_none() || typed != self.opened_address(account).await? {
+            let message = "confirm has to be the account's own address; nothing was done.";
+            return Err(Rejection::new(Code::Invalid, message).into());
+        }
+        let wish = Wish::of(envelope, account, (self.clock)());
+        self.writer.run(&subjects, |directory| close::decide(directory, &wish, None)).await
+    }
+
+    pub(crate) async fn erase_account(
+        &self,
+        envelope: &Envelope,
+        whose: &Whose,
+        operator: &str,
+        reason: &str,
+    ) -> Result<Reply, Failure> {
+        if envelope.actor != Actor::Operator {
+            return Err(not_found().into());
+        }
+        let acting = Acting::new(operator, reason)?;
+        let account = match whose {
+            Whose::Account(account) => *account,
+            Whose::Address(typed) => self.account_of(&parse(typed)?).await?,
+        };
+        if reason.contains(&account.to_string()) || operator.contains(&account.to_string()) {
+            let message = "The reason stays on the log after the erasure and may not name the account.";
+            return Err(Rejection::new(Code::Invalid, message).into());
+        }
+        let wish = Wish::of(envelope, account, (self.clock)());
+        let [own, admission] = subjects(account);
+        let subjects = [own, admission, SubjectKind::Ops.into()];
+        self.writer.run(&subjects, |directory| close::decide(directory, &wish, Some(&acting))).await
+    }
+
+    async fn account_of(&self, address: &Address) -> Result<AccountId, Failure> {
+        self.writer.reach(&[SubjectKind::Registry.into()]).await?;
+        self.index.sync().await?;
+        Ok(self.index.get(address).ok_or_else(not_found)?)
+    }
+}
+
+fn subjects(account: AccountId) -> [Subject; 2] {
+    [SubjectKind::Account(account).into(), SubjectKind::Admission(account).into()]
+}
