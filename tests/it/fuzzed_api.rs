@@ -65,7 +65,7 @@ async fn fuzz(world: &World, client: &Client, id: &str, who: &str) -> Result<()>
     let said = String::from_utf8_lossy(&stdout).into_owned();
     ensure!(status.success(), "{who}: {said}{}", String::from_utf8_lossy(&stderr));
     let cases =
-        said.lines().find(|line| line.contains("generated")).context("it says how many cases it made")?;
+        said.lines().find(|line| line.contains(" generated, ")).context("it says how many cases it made")?;
     report(&format!("schemathesis, {who}: {}", cases.trim()));
     let ran: u64 =
         cases.split_whitespace().next().and_then(|count| count.replace(',', "").parse().ok()).unwrap_or(0);

@@ -1,3 +1,5 @@
+//! Epochs come, go, and are lost: what the file holds after each.
+
 use std::fs;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 

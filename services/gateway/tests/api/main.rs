@@ -9,6 +9,7 @@ mod world;
 mod account;
 mod bad_input;
 mod data_path;
+mod double;
 mod log_lost;
 mod rights;
 mod sandboxes;
