@@ -308,9 +308,5 @@ fn sandbox(chaos: Chaos) -> impl Strategy<Value = Sandbox> {
 /// Some history.
 pub fn history(chaos: Chaos) -> impl Strategy<Value = History> {
     let sandboxes = prop::collection::vec(sandbox(chaos), 0..12);
-    (sandboxes, HOUR..3 * DAY).prop_map(|(sandboxes, look_every)| History {
-        sandboxes,
-        look_every,
-        ..History::empty()
-    })
+    (sandboxes, HOUR..3 * DAY).prop_map(|(sandboxes, look_every)| History { sandboxes, look_every })
 }

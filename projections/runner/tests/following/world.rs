@@ -111,7 +111,7 @@ impl World {
 
     /// The last words of account `n`, before its records go.
     pub async fn close_account(&self, n: u8) -> Sequence {
-        let receipt = ReceiptId::from_bytes([n; 16]);
+        let receipt = ReceiptId::from_bytes([0xe0 + n; 16]);
         let events = vec![AccountClosing { receipt }.into(), AccountClosed { receipt }.into()];
         self.append(Role::Commands, SubjectKind::Account(account(n)), events).await
     }
@@ -129,7 +129,7 @@ impl World {
 
     /// Appends the tombstones for everything that there is of account `n`.
     pub async fn bury_account(&self, n: u8) -> Sequence {
-        let cause = Cause::Account { receipt: ReceiptId::from_bytes([n; 16]) };
+        let cause = Cause::Account { receipt: ReceiptId::from_bytes([0xe0 + n; 16]) };
         let mut last = Sequence::NONE;
         for (log, records) in self.records_of(n).await {
             let positions: Positions = records.iter().map(|stored| stored.sequence).collect();

@@ -219,7 +219,7 @@ async fn an_old_code_does_not_bring_an_erased_account_back() {
     close(&world, &process, account).await;
     for _ in 0..10 {
         if let Some(through) = process
-            .view(&world, |directory| Some(directory.accounts.get(account)?.closing.as_ref()?.quiet_at?))
+            .view(&world, |directory| directory.accounts.get(account)?.closing.as_ref()?.quiet_at)
             .await
         {
             world.as_worker(SubjectKind::Host(HOST), HostCaughtUp { through }).await;
