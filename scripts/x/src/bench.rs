@@ -7,6 +7,7 @@ mod create;
 mod history;
 pub mod numbers;
 mod rebuild;
+mod revoke;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -26,6 +27,8 @@ enum Part {
     Rebuild(rebuild::Options),
     /// Folding what sandboxes ran into bills: cost of an event and memory, from ten thousand events on
     Bill(bill::Options),
+    /// How long a deleted token is still good at another gateway
+    Revoke(revoke::Options),
     /// From asking for a sandbox to its first output, over HTTP, with the real program
     Create(create::Options),
 }
@@ -52,11 +55,13 @@ pub fn run(bench: Bench) -> Result<()> {
             Some(Part::Append(options)) => append::run(&options).await,
             Some(Part::Rebuild(options)) => rebuild::run(&options).await,
             Some(Part::Bill(options)) => bill::run(&options),
+            Some(Part::Revoke(options)) => revoke::run(&options).await,
             Some(Part::Create(options)) => create::run(&options).await,
             None => {
                 append::run(&append::Options::default()).await?;
                 rebuild::run(&rebuild::Options::default()).await?;
                 bill::run(&bill::Options::default())?;
+                revoke::run(&revoke::Options::default()).await?;
                 create::run(&create::Options::default()).await
             }
         }

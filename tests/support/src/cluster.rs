@@ -125,12 +125,26 @@ impl Cluster {
 
     /// As [`Cluster::start`], with more arguments.
     pub async fn start_with(&self, role: &str, arguments: &[&str]) -> Result<RoleProcess> {
+        self.start_in(role, role, arguments).await
+    }
+
+    /// Starts one more process of a role, beside those that run, with copies of its keys in a directory of its own.
+    pub async fn start_another(&self, role: &str) -> Result<RoleProcess> {
+        let name = format!("{role}-too");
+        let files: Vec<String> = std::fs::read_dir(self.data(role).join("keys"))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        self.hand_out(&name, &files.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.start_in(role, &name, &[]).await
+    }
+
+    async fn start_in(&self, role: &str, data: &str, arguments: &[&str]) -> Result<RoleProcess> {
         let mut command = Command::new(crate::binary()?);
         command.arg(role).arg("--nats").arg(self.nats.url()).arg("--nkey").arg(self.nkey(role));
         if role == "mailer" {
             command.arg("--smtp").arg(format!("smtp://127.0.0.1:{}", self.smtp.port));
         } else {
-            command.arg("--data").arg(self.data(role));
+            command.arg("--data").arg(self.data(data));
         }
         match role {
             "gateway" => drop(command.args(["--listen", "127.0.0.1:0"])),

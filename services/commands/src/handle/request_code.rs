@@ -28,12 +28,14 @@ impl CommandService {
     /// The account of an address, or the one that it would get: the same one as long as a challenge of the address is live.
     async fn account_for(&self, address: &Address) -> Result<AccountId, Failure> {
         self.index.sync().await?;
+        // Drawn in any case: what is done must not tell whether there is an account.
+        let reserved = AccountId::from_bytes(random::bytes(&self.random));
         // A code that is asked for while the account is erased may come back when it is gone: never for its id.
         let is_closing = |account: &AccountId| {
             self.writer.directory.view(|directory, _| directory.accounts.is_closing(*account))
         };
         let pending = || self.challenges.newest(address, (self.clock)()).map(|newest| newest.account);
         let known = self.index.get(address).or_else(pending).filter(|account| !is_closing(account));
-        Ok(known.unwrap_or_else(|| AccountId::from_bytes(random::bytes(&self.random))))
+        Ok(known.unwrap_or(reserved))
     }
 }

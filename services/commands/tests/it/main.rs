@@ -10,6 +10,7 @@ mod deciders;
 mod erasure;
 mod idempotency;
 mod keys;
+mod recorder;
 mod retention;
 mod sandboxes;
 mod sign_in;

@@ -29,6 +29,8 @@ use omnirun_events::*;
 use omnirun_projections::Directory;
 use omnirun_runner::{Follower, Source, follow};
 
+use crate::recorder::{Recorded, Recorder};
+
 pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const START: Timestamp = Timestamp(1_790_000_000_000);
 pub const HOST: HostId = HostId::from_bytes([9; 16]);
@@ -196,14 +198,31 @@ impl World {
     }
 
     pub async fn process_with(&self, append: Arc<dyn Append>) -> Process {
+        self.process_of(|parts| Parts { append, ..parts }).await
+    }
+
+    /// A process whose every call to the log, the random source and the mail server is written down.
+    pub async fn recorded(&self, recorder: &Recorder) -> Process {
+        let (inner, recorder) = (self.log.clone(), recorder.clone());
+        let noted = recorder.clone();
+        let random: Random = Arc::new(move |buffer: &mut [u8]| {
+            noted.note(format!("{} random bytes", buffer.len()));
+            random::system()(buffer);
+        });
+        let mail = Arc::new(Recorded { inner: self.mailbox.clone(), recorder: recorder.clone() });
+        let log = Arc::new(Recorded { inner, recorder });
+        self.process_of(|parts| Parts { reader: log.clone(), append: log, random, mail, ..parts }).await
+    }
+
+    async fn process_of(&self, change: impl FnOnce(Parts) -> Parts) -> Process {
         let reader = Arc::new(self.log.clone());
         let follower = follow::<Directory>(reader.clone(), self.root.public(), Source::Events, None).await;
         let follower = follower.expect("a fresh log");
         let now = self.now.clone();
         let fixed: Random = Arc::new(|buffer: &mut [u8]| buffer.fill(7));
-        let parts = Parts {
+        let parts = change(Parts {
+            append: reader.clone(),
             reader,
-            append,
             erase: Arc::new(self.log.clone()),
             directory: follower.live(),
             signer: commands_signer(),
@@ -212,7 +231,7 @@ impl World {
             plans: Arc::new(plans()),
             clock: Arc::new(move || Timestamp(now.load(Ordering::SeqCst))),
             random: random::system(),
-        };
+        });
         Process { service: CommandService::start(parts).await.expect("a readable log"), follower }
     }
 
