@@ -1,6 +1,7 @@
 //! The main job with every role in a process of its own, over JetStream with the repository's nats.conf: it survives a killed server, and
 //! an absent commands service is said so.
 
+mod erasure;
 mod metrics;
 mod without_log;
 

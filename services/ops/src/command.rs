@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use omnirun_commands_api::Commands;
-use omnirun_events::id::AccountId;
+use omnirun_events::id::{AccountId, KeyId};
 use omnirun_events::log::{Append, Position, Read, ReadError};
 use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::subject::Log;
@@ -73,7 +73,7 @@ pub enum OpsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// The master key that wraps every data key
+    /// The master key that wraps every data key, and the keys that sign
     Keys {
         /// What to do with it
         #[command(subcommand)]
@@ -99,11 +99,16 @@ pub enum OpsCommand {
     },
 }
 
-/// What can be done with the master key.
+/// What can be done with keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
     /// Wrap every data key under a new epoch and overwrite the old one; asks the running commands service
     Rotate,
+    /// Believe a signing key no more, such as a stolen one; needs keys/root.key, and the embedded log not in use. What it signed before stays valid
+    Retire {
+        /// The key, as `tail` names it
+        key: KeyId,
+    },
 }
 
 /// What can be done for a person.
@@ -272,6 +277,15 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
         OpsCommand::Keys { command: KeysCommand::Rotate } => {
             let commands = connect(&data, context).await?;
             keys::rotate(&*commands, &context.clock, &mut context.out).await
+        }
+        OpsCommand::Keys { command: KeysCommand::Retire { key } } => {
+            let (identity, store) = (identity::load(&data)?, open(&data, context).await?);
+            let now = (context.clock)();
+            let retired =
+                identity::retire(store.append.as_ref(), store.read.as_ref(), &identity, key, now).await?;
+            let what = if retired.added == 0 { "retired before" } else { "retired" };
+            writeln!(context.out, "{what}: {key} at {}", retired.position)?;
+            Ok(Exit::Good)
         }
         OpsCommand::Account { command: AccountCommand::Erase { account, operator, reason } } => {
             let commands = connect(&data, context).await?;

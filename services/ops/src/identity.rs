@@ -27,7 +27,7 @@ use omnirun_events::keys::Digest;
 use omnirun_events::signing::Signer;
 use zeroize::{Zeroize as _, ZeroizeOnDrop};
 
-pub use enrol::{EnrolError, Enrolled, enrol};
+pub use enrol::{EnrolError, Enrolled, enrol, retire};
 pub(crate) use files::parse_hex as parse_fingerprint;
 pub use files::{create, create_with, pinned_root};
 pub use roles::{CommandsKeys, GatewayKeys, WorkerKeys, load_commands, load_gateway, load_worker};

@@ -152,6 +152,26 @@ async fn the_root_key_may_be_kept_elsewhere_once_the_others_are_enrolled() {
 }
 
 #[tokio::test]
+async fn a_retired_key_is_believed_no_more_and_a_start_with_it_is_refused() {
+    let data = made();
+    let identity = identity::load(data.path()).expect("whole");
+    let log = MemoryLog::default();
+    identity::enrol(&log, &log, &identity, Timestamp(1)).await.expect("memory is up");
+    let key = identity.worker.1.id();
+    let first = identity::retire(&log, &log, &identity, key, Timestamp(2)).await.expect("memory is up");
+    let again = identity::retire(&log, &log, &identity, key, Timestamp(3)).await.expect("memory is up");
+    assert_eq!((first.added, again.added, first.position), (1, 0, again.position));
+    let refused = identity::enrol(&log, &log, &identity, Timestamp(4)).await;
+    assert!(matches!(refused, Err(EnrolError::Retired { key: retired }) if retired == key));
+    let stranger = identity::load(made().path()).expect("whole").commands.id();
+    for key in [stranger, identity.root_signer().expect("it is here").id()] {
+        let unknown = identity::retire(&log, &log, &identity, key, Timestamp(5)).await;
+        assert!(matches!(unknown, Err(EnrolError::Unknown { .. })), "{unknown:?}");
+    }
+    assert_eq!(log.head(Log::Events).await.expect("memory is up"), Sequence(2));
+}
+
+#[tokio::test]
 async fn the_log_of_another_installation_is_refused() {
     let (ours, theirs) = (made(), made());
     let log = MemoryLog::default();

@@ -1,11 +1,11 @@
-//! Enrolment: the root key says on `sys.keys` that the other keys are to be believed.
+//! Enrolment and retirement: the root key says on `sys.keys` that another key is to be believed, or is no more.
 
 use omnirun_events::codec::EncodeError;
 use omnirun_events::envelope::{Actor, Draft, Role};
 use omnirun_events::event::Event;
 use omnirun_events::id::{CommitId, KeyId};
 use omnirun_events::keyring::KeyRing;
-use omnirun_events::keys::KeyEnrolled;
+use omnirun_events::keys::{KeyEnrolled, KeyRetired};
 use omnirun_events::log::{
     Append, AppendError, Batch, Entry, Position, Read, ReadError, Sequence, read_to_end,
 };
@@ -42,11 +42,19 @@ pub enum EnrolError {
     /// The pinned root key is none.
     #[error("the pinned root key cannot be used")]
     Root(#[source] WeakKey),
-    /// A key has to be enrolled and the root key is kept elsewhere.
-    #[error("the {role:?} key is not enrolled; put keys/root.key back and run `omnirun ops init` again")]
+    /// A key has to be enrolled or retired and the root key is kept elsewhere.
+    #[error(
+        "only the root key can speak for or against the {role:?} key; put keys/root.key back and try again"
+    )]
     RootKeyAway {
         /// Whose key it is.
         role: Role,
+    },
+    /// No key with this id was ever enrolled, or it is the root key, which is pinned and not retired.
+    #[error("no key {key} was enrolled; `omnirun ops tail` names the key of each record")]
+    Unknown {
+        /// Which key.
+        key: KeyId,
     },
     /// A key was retired and is not believed again.
     #[error("key {key} was retired; make new keys")]
@@ -70,27 +78,65 @@ pub async fn enrol(
     identity: &Identity,
     now: Timestamp,
 ) -> Result<Enrolled, EnrolError> {
+    say(append, read, identity, now, |ring| {
+        let missing = missing(identity, ring)?;
+        let Some(first) = missing.first() else { return Ok(None) };
+        let commit = commit_of(&missing);
+        let role = first.role;
+        Ok(Some(Wanted { role, commit, events: missing.into_iter().map(Event::from).collect() }))
+    })
+    .await
+}
+
+/// Says that a key is not believed from here on; what it signed before stays valid. Of a key that is retired already nothing is said again.
+pub async fn retire(
+    append: &dyn Append,
+    read: &dyn Read,
+    identity: &Identity,
+    key: KeyId,
+    now: Timestamp,
+) -> Result<Enrolled, EnrolError> {
+    say(append, read, identity, now, |ring| {
+        let entry = ring.get(key).filter(|entry| entry.role != Role::Root);
+        let entry = entry.ok_or(EnrolError::Unknown { key })?;
+        let wanted = Wanted {
+            role: entry.role,
+            commit: CommitId::derive(key.as_bytes(), "retire"),
+            events: vec![KeyRetired { key }.into()],
+        };
+        Ok(entry.retired_at.is_none().then_some(wanted))
+    })
+    .await
+}
+
+/// What is to be said on `sys.keys`, and about whose keys.
+struct Wanted {
+    role: Role,
+    commit: CommitId,
+    events: Vec<Event>,
+}
+
+/// Appends what `decide` wants of the key ring, signed by the root key, again if somebody else was first.
+async fn say(
+    append: &dyn Append,
+    read: &dyn Read,
+    identity: &Identity,
+    now: Timestamp,
+    decide: impl Fn(&KeyRing) -> Result<Option<Wanted>, EnrolError>,
+) -> Result<Enrolled, EnrolError> {
     let subject = Subject::from(SubjectKind::KeyRing);
     let mut tries = 1;
     loop {
         let verifier = read_ring(read, identity, &subject).await?;
-        let missing = missing(identity, verifier.ring())?;
         let head = verifier.head(&subject);
-        let Some(first) = missing.first() else {
+        let Some(Wanted { role, commit, events }) = decide(verifier.ring())? else {
             let position = Position { log: Log::Events, sequence: head.sequence };
             return Ok(Enrolled { added: 0, position });
         };
-        let root = identity.root_signer().ok_or(EnrolError::RootKeyAway { role: first.role })?;
-        let commit = commit_of(&missing);
-        let added = missing.len();
-        let draft = Draft {
-            commit,
-            subject: subject.clone(),
-            at: now,
-            actor: Actor::Operator,
-            cause: None,
-            events: missing.into_iter().map(Event::from).collect(),
-        };
+        let root = identity.root_signer().ok_or(EnrolError::RootKeyAway { role })?;
+        let added = events.len();
+        let draft =
+            Draft { commit, subject: subject.clone(), at: now, actor: Actor::Operator, cause: None, events };
         let record = root.sign(&draft, &head).map_err(EnrolError::Encode)?.bytes;
         let entry = Entry { subject: subject.clone(), expected: head.sequence, commit, record };
         match append.append_all(Batch::one(entry)).await {
