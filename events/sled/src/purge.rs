@@ -181,15 +181,20 @@ fn start_anew(cell: &Arc<Cell>, head: Head) -> Result<(), StoreError> {
     database.commit(Rows::Whole(batch))?;
     database.close()?;
     exchange(&cell.dir, &path, &next).map_err(StoreError::Replace)?;
-    // From here on the old files are under the spare name. If the new ones do not open, the log stays closed.
-    let old = cell.replace(None);
+    // From here on the old files are under the spare name. Whoever reads meanwhile reads them; if the new ones do not open, the log is closed.
     let opened = Database::open(&path, cell.cache).map_err(|error| match error {
         DatabaseError::Io(error) => StoreError::Replace(error),
         DatabaseError::Damaged(text) => StoreError::Panicked(text),
-    })?;
-    cell.replace(Some(opened));
-    if let Some(old) = old {
+    });
+    let (new, failure) = match opened {
+        Ok(new) => (Some(new), None),
+        Err(error) => (None, Some(error)),
+    };
+    if let Some(old) = cell.replace(new) {
         old.close()?;
+    }
+    if let Some(error) = failure {
+        return Err(error);
     }
     fs::remove_dir_all(&next).map_err(io_error("remove", &next)).map_err(StoreError::Replace)
 }

@@ -1,6 +1,8 @@
 //! Opening, closing, purging on disk: what a second process, a missing head or a cut-off purge meets.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Append, AppendError, Erase, Queue, Read, ReadError, Tail, read_to_end};
@@ -87,6 +89,37 @@ async fn a_spare_directory_of_a_cut_off_purge_is_removed_at_the_next_start() {
     let log = open(dir.path());
     assert!(!dir.path().join("EVENTS.next").exists());
     assert_eq!(log.head(Log::Events).await.expect("up"), Sequence(5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_a_log_while_it_is_purged_whole_is_not_turned_away() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let log = Arc::new(open(dir.path()));
+    let slot = usage_subject(1).log();
+    let purged = Arc::new(AtomicBool::new(false));
+    let reads = tokio::task::spawn_blocking({
+        let (log, purged) = (log.clone(), purged.clone());
+        move || {
+            let runtime = tokio::runtime::Handle::current();
+            let mut count = 0;
+            while !purged.load(Ordering::SeqCst) {
+                let read = read_to_end(&*log, slot, Filter::all(), Sequence::NONE);
+                runtime.block_on(read).expect("the log is never closed");
+                runtime.block_on(log.last(&usage_subject(1))).expect("the log is never closed");
+                count += 1;
+            }
+            count
+        }
+    });
+    let mut last = Sequence::NONE;
+    for n in 0..20 {
+        last =
+            log.append_all(one(usage_subject(1), Sequence::NONE, n, vec![n as u8; 10])).await.expect("up")[0];
+        assert_eq!(log.purge_all(slot, Filter::all()).await.expect("up"), 1);
+    }
+    purged.store(true, Ordering::SeqCst);
+    assert!(reads.await.expect("no panic") > 20, "it hardly read");
+    assert_eq!(last, Sequence(20));
 }
 
 #[tokio::test]
