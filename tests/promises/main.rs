@@ -12,6 +12,7 @@ mod p09_destruction;
 mod p10_code;
 mod p14_retention;
 mod p15_deletion;
+mod p15_old_copies;
 mod p16_rights;
 mod p17_by_mail;
 

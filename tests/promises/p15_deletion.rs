@@ -18,10 +18,10 @@ use omnirun_test_support::world::World;
 use serde_json::json;
 
 /// How long an erasure may take, a restart included.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Asks for the erasure of the account that this session is of; answers the receipt's id.
-async fn delete_account(session: &Client, email: &str) -> Result<String> {
+pub(crate) async fn delete_account(session: &Client, email: &str) -> Result<String> {
     let body = Bytes::from(json!({ "confirm": email }).to_string());
     let headers = [("content-type", "application/json")];
     let answer = session.call(Method::DELETE, "/account", body, &headers).await?.expect(202)?;
@@ -69,7 +69,7 @@ pub(crate) async fn nothing_is_left(data: &Path, account: &str) -> Result<()> {
 }
 
 /// Waits until this many records of EVENTS have come after a position.
-async fn records_after(data: &Path, after: Sequence, count: usize) -> Result<()> {
+pub(crate) async fn records_after(data: &Path, after: Sequence, count: usize) -> Result<()> {
     let reader = SocketRead::connect(data).await.context("the operator's socket does not answer")?;
     let mut cursor = reader.read(Log::Events, Filter::all(), after).await?;
     let mut seen = 0;
@@ -124,7 +124,7 @@ async fn a_deleted_account_leaves_nothing_whenever_the_process_is_killed() -> Re
     world.close().await
 }
 
-async fn id_of(session: &Client) -> Result<String> {
+pub(crate) async fn id_of(session: &Client) -> Result<String> {
     let account = session.get("/account").await?.expect(200)?;
     Ok(account["id"].as_str().context("an account has an id")?.to_owned())
 }
