@@ -20,7 +20,7 @@ use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
 use crate::socket::SocketRead;
-use crate::{account, erase, exported, identity, keys, replay, show, tail, text, verify};
+use crate::{account, erase, exported, identity, keys, receipt, replay, show, tail, text, verify};
 
 /// Arguments of `omnirun ops`.
 #[derive(Debug, Args)]
@@ -93,6 +93,9 @@ pub enum OpsCommand {
         /// Check this export of an account instead, without any store
         #[arg(long)]
         export: Option<PathBuf>,
+        /// Check this receipt of an erasure instead, as it was mailed, and what the log says of that erasure
+        #[arg(long, conflicts_with = "export")]
+        receipt: Option<PathBuf>,
         /// Print a JSON object
         #[arg(long)]
         json: bool,
@@ -300,10 +303,17 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             let acted = OpsActed { operator, action: Action::ExportAccount, reason };
             account::export(export, acted, &mut context.out).await
         }
-        OpsCommand::Verify { root_key, export: Some(export), json } => {
+        OpsCommand::Verify { root_key, export: Some(export), json, .. } => {
             exported::run(&export, &text::root_key(&root_key)?, form_of(json), &mut context.out)
         }
-        OpsCommand::Verify { root_key, export: None, json } => {
+        OpsCommand::Verify { root_key, receipt: Some(receipt), json, .. } => {
+            let root = text::root_key(&root_key)?;
+            let mailed = receipt::Mailed::read(&receipt)?;
+            let source = Source::find(&data, context).await?;
+            let report = receipt::check(source.read.as_ref(), &root, &mailed).await?;
+            report.print(form_of(json), &mut context.out)
+        }
+        OpsCommand::Verify { root_key, json, .. } => {
             let root = text::root_key(&root_key)?;
             let source = Source::find(&data, context).await?;
             let report = verify::run(source.read.as_ref(), &root, &context.clock).await?;

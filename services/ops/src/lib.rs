@@ -17,6 +17,7 @@ mod account;
 mod erase;
 mod exported;
 mod keys;
+mod receipt;
 mod replay;
 mod show;
 mod tail;

@@ -343,6 +343,9 @@ impl Command {
 /// DSSE type of the signature of an export's manifest.
 pub const EXPORT_TYPE: &str = "application/vnd.omnirun.export.v1";
 
+/// DSSE type of the signature of an erasure's receipt.
+pub const RECEIPT_TYPE: &str = "application/vnd.omnirun.receipt.v1";
+
 /// What a code's proof names when the user did not say which challenge the code answers.
 pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);
 

@@ -1,10 +1,11 @@
 //! The receipt: what the person keeps. Signed by the commands key, so that whoever has the log and the root key's fingerprint can check it.
 //!
-//! The signature is Ed25519 over the DSSE encoding of the document's text, first brace to last, with the type [`TYPE`].
+//! The signature is Ed25519 over the DSSE encoding of the document's text, first brace to last, with the type [`RECEIPT_TYPE`].
 
 use std::fmt::Write as _;
 
 use omnirun_billing::calendar::Date;
+use omnirun_commands_api::command::RECEIPT_TYPE;
 use omnirun_events::id::AccountId;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Sequence, read_to_end};
@@ -15,9 +16,6 @@ use omnirun_projections::accounts::Closing;
 use super::bury::filter_of;
 use crate::failure::Failure;
 use crate::service::CommandService;
-
-/// DSSE type of a receipt.
-pub const TYPE: &str = "application/vnd.omnirun.receipt.v1";
 
 /// Within this the master key is replaced, which makes copies of wrapped keys worthless: the replacement runs every night.
 const FINAL_WITHIN: Millis = Millis(48 * 3600 * 1000);
@@ -43,8 +41,8 @@ impl CommandService {
         }
         let root = self.writer.directory.view(|_, verifier| verifier.ring().root());
         let document = document(closing, (self.clock)(), counts, &root, &self.writer.signer.public());
-        let signature = self.writer.signer.sign_as(TYPE, &[document.as_bytes()]);
-        Ok(format!("{document}\n\nSignature (Ed25519, DSSE type {TYPE}):\n{}", in_lines(&signature)))
+        let signature = self.writer.signer.sign_as(RECEIPT_TYPE, &[document.as_bytes()]);
+        Ok(format!("{document}\n\nSignature (Ed25519, DSSE type {RECEIPT_TYPE}):\n{}", in_lines(&signature)))
     }
 }
 

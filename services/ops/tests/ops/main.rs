@@ -1,6 +1,7 @@
 //! The operator's commands against a log in memory, directly and through the socket of a running process.
 
 mod erased;
+mod receipt;
 mod world;
 
 use omnirun_events::envelope::Role;
