@@ -22,8 +22,10 @@ impl DataKeys {
     }
 
     /// Destroys the keys that nothing needs: of accounts that do not exist, because they never came to be or are gone, and of addresses that
-    /// an account had before. Answers how many there were.
+    /// an account had before. Answers how many there were. Whatever is held in memory is read anew from then on, so that a key which another
+    /// process destroyed is in no process's memory after its next sweep.
     pub async fn sweep(&self) -> Result<u64, Failure> {
+        self.lock().clear();
         let now = (self.clock)();
         let mut cursor = self.writer.reader.read(Log::Keys, Filter::all(), Sequence::NONE).await?;
         let mut destroyed = 0;

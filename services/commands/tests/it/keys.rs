@@ -5,7 +5,7 @@ use std::sync::Arc;
 use omnirun_commands_api::{Command, Outcome};
 use omnirun_events::event::Event;
 use omnirun_events::keys::DataKeyWrapped;
-use omnirun_events::log::read_to_end;
+use omnirun_events::log::{Erase as _, read_to_end};
 use omnirun_events::sealing::DataKeyLabel;
 use omnirun_events::*;
 
@@ -99,4 +99,16 @@ async fn a_key_that_nothing_needs_is_swept_after_an_hour_and_no_other() {
     world.pass(Millis(3600 * 1000 + 1));
     assert_eq!(process.service.sweep_keys().await.expect("memory"), 2);
     assert!(wrapped(&world).await.len() == 1 && can_open(&world, &process, account).await);
+}
+
+#[tokio::test]
+async fn a_key_that_another_process_destroyed_is_held_until_the_next_sweep_at_most() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    assert!(can_open(&world, &process, account).await);
+    world.log.purge_all(Log::Keys, Filter::all()).await.expect("memory");
+    assert!(can_open(&world, &process, account).await, "it is in this process's memory");
+    process.service.sweep_keys().await.expect("memory");
+    assert!(!can_open(&world, &process, account).await);
 }
