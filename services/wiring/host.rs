@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -57,6 +58,9 @@ pub struct DataPath {
     pub advertised: Option<String>,
 }
 
+/// A cgroup without a process that is older than this is nobody's: a guest is put into its own within milliseconds.
+const CGROUP_AGE: Duration = Duration::from_secs(60);
+
 /// Starts the worker with its state in `state`, an absolute directory that belongs to it.
 pub async fn start(
     options: &HostOptions,
@@ -73,6 +77,10 @@ pub async fn start(
     tracing::info!(monitor = monitor.name(), "guests run in this monitor; omnirun doctor says why");
     if monitor == Settled::Kvm {
         say_what_cannot_be_limited();
+        let left = cgroup::tidy(CGROUP_AGE).context("cannot look for cgroups of guests that are gone")?;
+        if left > 0 {
+            tracing::warn!(count = left, "cgroups of guests whose keeper was killed were removed");
+        }
     }
     let parts = Parts {
         stores,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use omnirun_vmm::kvm::jail::cgroup;
 use omnirun_vmm_api::owner::{EndReason, FINAL, Final, SOCKET};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -200,6 +201,12 @@ pub fn a_keeper_and_its_owner_end_together() -> Result<String> {
         ensure!(owner.wait()?.signal() == Some(9), "the keeper lives");
         let is_gone = || !Path::new(&format!("/proc/{pid}/root")).exists();
         wait_until("the owner outlives its keeper", Duration::from_millis(10), is_gone)?;
+        // Nobody was left to remove it; the next worker does.
+        let group = Path::new("/sys/fs/cgroup/omnirun/orphan");
+        ensure!(group.exists(), "somebody has removed the cgroup");
+        wait_until("the cgroup stays", Duration::from_millis(10), || {
+            cgroup::tidy(Duration::ZERO).is_ok() && !group.exists()
+        })?;
 
         let mut owner = Owner::start("stopped", from_snapshot).await?;
         signal(owner.process.id(), Signal::TERM)?;

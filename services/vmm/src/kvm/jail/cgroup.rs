@@ -9,6 +9,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use omnirun_vmm_api::Purpose;
@@ -52,6 +53,28 @@ pub fn missing() -> Vec<&'static str> {
     let offered = fs::read_to_string(Path::new(ROOT).join("cgroup.controllers")).unwrap_or_default();
     let offered = if is_writable() { offered } else { String::new() };
     CONTROLLERS.into_iter().filter(|name| !offered.split_whitespace().any(|other| other == *name)).collect()
+}
+
+/// Removes the cgroups without a process that keepers which were killed have left. One that is younger than `age` stays: a guest may be about
+/// to be put into it. Answers how many went; none where there are no cgroups of ours.
+pub fn tidy(age: Duration) -> io::Result<usize> {
+    let entries = match fs::read_dir(Path::new(ROOT).join(OURS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        // One that went meanwhile needs nothing.
+        let Ok(metadata) = entry.metadata() else { continue };
+        // Its time is that of its making, or later: the kernel keeps it with the inode.
+        let is_old = metadata.modified()?.elapsed().is_ok_and(|elapsed| elapsed >= age);
+        // The kernel refuses to remove one with a process.
+        if metadata.is_dir() && is_old && fs::remove_dir(entry.path()).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 impl Cgroup {
