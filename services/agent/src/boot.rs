@@ -63,7 +63,10 @@ pub fn boot() -> Result<(), BootError> {
     mount_at("dev", "/dev", "devtmpfs", MountFlags::NOSUID, None)?;
     mount_at("proc", "/proc", "proc", plain, None)?;
     mount_at("sys", "/sys", "sysfs", plain, None)?;
-    load_modules()?;
+    load_modules("/modules")?;
+    if has_network()? {
+        load_modules("/modules/network")?;
+    }
     wait_for_root()?;
     mount_at("/dev/vda", "/lower", "squashfs", MountFlags::RDONLY | MountFlags::NODEV, None)?;
     // Half of the guest's memory, the kernel's default: a full disk must not be an out-of-memory kill.
@@ -81,10 +84,19 @@ pub fn boot() -> Result<(), BootError> {
     finish_root()
 }
 
-/// Loads /modules/*.ko in the order of their names, which is the order that they need.
-fn load_modules() -> Result<(), BootError> {
-    let mut names: Vec<_> = step("list the modules", fs::read_dir("/modules"))?
+/// Whether one of the devices that virtio found is a network's (VIRTIO 1.2, section 5: number 1). Where there is none,
+/// its modules would only make the boot longer.
+fn has_network() -> Result<bool, BootError> {
+    let devices = step("list the devices", fs::read_dir("/sys/bus/virtio/devices"))?;
+    let kinds = devices.flatten().filter_map(|entry| fs::read_to_string(entry.path().join("device")).ok());
+    Ok(kinds.into_iter().any(|kind| kind.trim() == "0x0001"))
+}
+
+/// Loads the directory's *.ko in the order of their names, which is the order that they need.
+fn load_modules(directory: &str) -> Result<(), BootError> {
+    let mut names: Vec<_> = step("list the modules", fs::read_dir(directory))?
         .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
         .collect();
     names.sort();
     for path in names {

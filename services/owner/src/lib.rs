@@ -101,7 +101,8 @@ fn prepare(started: clock::Started) -> Result<(Prepared, Files, UnixListener), A
     let spec: OwnerSpec = serde_json::from_slice(&text)?;
     owner::check(&spec)?;
     let template = Template::open(&spec.store, &spec.template)?;
-    let monitor = choose(spec.monitor)?;
+    let mut monitor = choose(spec.monitor)?;
+    spec.network.iter().try_for_each(|network| monitor.attach(network))?;
     let shelf = Shelf::new(&template, &*monitor, spec.vcpus, spec.memory)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.state_dir)?;
     // A process that leads its session already cannot make another one, and need not.
@@ -118,6 +119,7 @@ fn prepare(started: clock::Started) -> Result<(Prepared, Files, UnixListener), A
     let snapshot = match (spec.purpose, spec.start_from) {
         (Purpose::Snapshot, _) => Some(shelf.make()?),
         (Purpose::Sandbox, StartFrom::Boot) => None,
+        (Purpose::Sandbox, StartFrom::Auto) if spec.network.is_some() => None,
         (Purpose::Sandbox, StartFrom::Auto | StartFrom::Snapshot) => shelf.open(),
     };
     let snapshot_key = shelf.key().to_owned();

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use omnirun_vmm_api::{
-    Guest, Monitor, SnapshotFiles, Stats, TemplateDigests, UnixMillis, VmSpec,
+    Guest, Monitor, Purpose, SnapshotFiles, Stats, TemplateDigests, UnixMillis, VmSpec,
     monitor::MonitorError,
     owner::{Claimed, EndReason, Final, OwnerSpec, Stage, StartFrom, StartWhen, Status, Usage},
     unit::{Bytes, Millis},
@@ -93,6 +93,12 @@ pub enum SpecError {
     /// A path.
     #[error("store and state_dir are absolute paths")]
     Path,
+    /// A network where there can be none.
+    #[error("a guest with a network is booted, and no template: leave the network out, or the snapshot")]
+    Network,
+    /// Its address.
+    #[error("a guest's network address is one device's, not a group's and not all zeros")]
+    Mac,
 }
 
 /// Checks what a type cannot.
@@ -107,7 +113,11 @@ pub fn check(spec: &OwnerSpec) -> Result<(), SpecError> {
     if !spec.store.is_absolute() || !spec.state_dir.is_absolute() {
         return Err(SpecError::Path);
     }
-    Ok(())
+    let Some(network) = &spec.network else { return Ok(()) };
+    if spec.purpose == Purpose::Snapshot || spec.start_from == StartFrom::Snapshot {
+        return Err(SpecError::Network);
+    }
+    if network.mac.is_of_one() { Ok(()) } else { Err(SpecError::Mac) }
 }
 
 impl Owner {

@@ -1,8 +1,8 @@
-//! Our own monitor on KVM, inside the process that owns the guest: processors as threads, a root, the agent port and
-//! entropy as virtio devices, nothing else.
+//! Our own monitor on KVM, inside the process that owns the guest: processors as threads, a root, the agent port, entropy
+//! and, where it is wished for, a network as virtio devices, nothing else.
 //!
 //! Reading order: [`layout`], [`memory`], [`acpi`], [`boot`] (what a guest finds), [`cpuid`], [`vcpu`], [`machine`] (what
-//! runs it), [`virtio`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, [`snapshot`], and [`jail`]
+//! runs it), [`virtio`], [`tap`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, [`snapshot`], and [`jail`]
 //! (what is left of the host for whoever breaks out of all that).
 
 pub mod files;
@@ -22,6 +22,8 @@ mod mapped;
 pub mod cpuid;
 
 pub mod virtio;
+
+pub mod tap;
 
 pub mod bus;
 
@@ -49,11 +51,14 @@ use std::{
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::VmFd;
-use omnirun_vmm_api::{Bytes, Guest, Monitor, MonitorError, Place, SnapshotFiles, VmSpec};
+use omnirun_vmm_api::{
+    Bytes, Guest, MacAddress, Monitor, MonitorError, NetworkSpec, Place, SnapshotFiles, VmSpec,
+};
 
 use files::Files;
 use guest::KvmGuest;
 use jail::filter::ThreadFilters;
+use tap::Tap;
 
 use crate::probe::Verdict;
 
@@ -73,6 +78,8 @@ pub struct Kvm {
     files: Option<Arc<Files>>,
     /// For the threads of guests in a jail.
     filters: Option<Arc<ThreadFilters>>,
+    /// What a guest's network device leads to, and its address.
+    network: Option<(Arc<Tap>, MacAddress)>,
 }
 
 /// The next guest's machine.
@@ -111,6 +118,7 @@ impl Kvm {
             console: None,
             files: None,
             filters: None,
+            network: None,
         })
     }
 
@@ -189,6 +197,11 @@ impl Monitor for Kvm {
 
     fn place(&self) -> Place {
         Place::ThisProcess
+    }
+
+    fn attach(&mut self, network: &NetworkSpec) -> Result<(), MonitorError> {
+        self.network = Some((Arc::new(Tap::open(&network.tap)?), network.mac));
+        Ok(())
     }
 
     fn enclose(&mut self, spec: &VmSpec) -> Result<(), MonitorError> {

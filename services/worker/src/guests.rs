@@ -170,6 +170,7 @@ impl Guests {
             start_from: StartFrom::Auto,
             start_when,
             purpose,
+            network: None,
             boot_limit: boot_limit_default(),
         };
         if let Role::Sandbox(sandbox) = role {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod jail;
 mod life;
+mod network;
 mod pause;
 pub mod snapshot;
 mod worker;
@@ -28,6 +29,8 @@ const CASES: &[Case] = &[
     ("a_guest_that_breaks_a_devices_rules_ends_with_a_named_reason", life::breaks_the_rules_and_ends),
     ("a_boot_can_be_killed_at_any_moment", life::a_boot_can_be_killed_at_any_moment),
     ("eight_guests_run_at_once", life::eight_run_at_once),
+    ("a_guest_moves_megabytes_over_its_network_device", network::megabytes_both_ways),
+    ("a_tap_that_vanishes_is_named_and_ends_its_guest", network::a_vanished_tap_is_named),
     ("a_guests_process_has_nothing_of_the_host", jail::nothing_of_the_host_is_left),
     ("a_system_call_that_is_not_listed_ends_the_process", jail::refused_calls_end_the_process),
     ("memory_comes_and_goes_in_a_jail", jail::memory_comes_and_goes),
@@ -49,6 +52,7 @@ const CORE: &[&str] = &[
     "a_guest_boots_answers_runs_a_command_and_is_killed",
     "a_guest_moves_megabytes_over_its_port",
     "a_guest_that_breaks_a_devices_rules_ends_with_a_named_reason",
+    "a_tap_that_vanishes_is_named_and_ends_its_guest",
     "a_guests_process_has_nothing_of_the_host",
     "a_system_call_that_is_not_listed_ends_the_process",
     "memory_comes_and_goes_in_a_jail",

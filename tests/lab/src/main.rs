@@ -11,6 +11,7 @@ mod hostile;
 mod init;
 mod limit;
 mod owner;
+mod tap;
 
 use std::process::ExitCode;
 

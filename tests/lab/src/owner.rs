@@ -64,6 +64,7 @@ pub fn spec(name: &str) -> OwnerSpec {
         start_from: StartFrom::Boot,
         start_when: StartWhen::Now,
         purpose: Purpose::Sandbox,
+        network: None,
         boot_limit: Millis(90_000),
     }
 }

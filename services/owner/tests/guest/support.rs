@@ -64,6 +64,7 @@ pub fn spec(state: &Path, template: &str) -> OwnerSpec {
         start_from: StartFrom::Boot,
         start_when: StartWhen::Now,
         purpose: Purpose::Sandbox,
+        network: None,
         boot_limit: boot_limit_default(),
     }
 }

@@ -13,5 +13,7 @@ pub mod monitor;
 pub mod owner;
 
 pub use monitor::{Guest, Monitor, MonitorError, Place, SnapshotFiles, Stats};
-pub use spec::{ImageFiles, MemoryBacking, MonitorChoice, Purpose, TemplateDigests, VmSpec};
+pub use spec::{
+    ImageFiles, MacAddress, MemoryBacking, MonitorChoice, NetworkSpec, Purpose, TemplateDigests, VmSpec,
+};
 pub use unit::{Bytes, MemoryMib, MibSeconds, Millis, UnixMillis, Vcpus};

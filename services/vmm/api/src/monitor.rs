@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{Bytes, Millis, VmSpec};
+use crate::{Bytes, Millis, NetworkSpec, VmSpec};
 
 /// Starts guests.
 pub trait Monitor: Send + Sync {
@@ -18,6 +18,12 @@ pub trait Monitor: Send + Sync {
     /// Where guests run.
     fn place(&self) -> Place {
         Place::Child
+    }
+
+    /// Gives every guest that is booted from now on a network device. Before [`Monitor::enclose`], where the host's interfaces have names.
+    fn attach(&mut self, _network: &NetworkSpec) -> Result<(), MonitorError> {
+        let reason = "this monitor has no network device: choose kvm".to_owned();
+        Err(MonitorError::Refused { command: "attach a network", reason })
     }
 
     /// Opens everything of the host that guests like this one will need, so that this process can go into its jail. From
@@ -154,6 +160,14 @@ pub enum MonitorError {
     BadFile {
         /// The file.
         path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A tap interface of the host cannot be used.
+    #[error("cannot use the tap {name}: {reason}")]
+    BadTap {
+        /// As the host calls it.
+        name: String,
         /// Why, and what to do.
         reason: String,
     },

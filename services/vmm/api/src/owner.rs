@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, MemoryBacking, MemoryMib, MibSeconds, Millis, MonitorChoice, Purpose, TemplateDigests, UnixMillis,
-    Vcpus,
+    Bytes, MemoryBacking, MemoryMib, MibSeconds, Millis, MonitorChoice, NetworkSpec, Purpose,
+    TemplateDigests, UnixMillis, Vcpus,
 };
 
 /// Name of the socket in the state directory.
@@ -92,6 +92,9 @@ pub struct OwnerSpec {
     /// Sandbox or template snapshot.
     #[serde(default)]
     pub purpose: Purpose,
+    /// A network device, for a guest that is booted; none by default.
+    #[serde(default)]
+    pub network: Option<NetworkSpec>,
     /// How long the agent's first answer may take, for each of two tries. Default [`boot_limit_default`].
     #[serde(default = "boot_limit_default")]
     pub boot_limit: Millis,

@@ -83,3 +83,24 @@ pub struct VmSpec {
     /// What it is for.
     pub purpose: Purpose,
 }
+
+/// A network device of a guest. Only with our own monitor, and only of a guest that is booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// The name of a tap interface of the host, which exists and which nobody else is attached to.
+    pub tap: String,
+    /// The device's address.
+    pub mac: MacAddress,
+}
+
+/// An Ethernet address (IEEE 802, EUI-48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// Whether it is one device's: neither a group's nor all zeros.
+    pub fn is_of_one(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}

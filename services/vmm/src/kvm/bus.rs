@@ -1,5 +1,5 @@
-//! The devices of one guest, by address and by port, and the thread that moves bytes of the agent port when the host's
-//! side changes. Everything else is done by the vCPU that asks for it.
+//! The devices of one guest, by address and by port, and the thread that moves bytes of the agent port, and frames, when
+//! the host's side changes. Everything else is done by the vCPU that asks for it.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -18,6 +18,7 @@ use super::{
     layout,
     memory::Memory,
     serial::SerialPort,
+    tap::Tap,
     vcpu::STACK_BYTES,
     virtio::{
         Fault, Progress,
@@ -25,14 +26,17 @@ use super::{
         console::Console,
         entropy::Entropy,
         mmio::{Mmio, Saved},
+        net::{Counts, Net},
     },
 };
 
-/// virtio devices, in the order of their windows and interrupts: root, agent port, entropy.
+/// virtio devices that every guest has, in the order of their windows and interrupts: root, agent port, entropy. A
+/// network device comes after them.
 pub const DEVICES: u32 = 3;
 const BLOCK: u64 = 0;
 const CONSOLE: u64 = 1;
 const ENTROPY: u64 = 2;
+const NET: u64 = 3;
 
 /// Whether the thread may touch the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +52,23 @@ pub struct Bus {
     block: Mutex<Mmio<Block>>,
     console: Mutex<Mmio<Console>>,
     entropy: Mutex<Mmio<Entropy>>,
-    interrupts: [EventFd; DEVICES as usize],
+    net: Option<Mutex<Mmio<Net<Arc<Tap>>>>>,
+    interrupts: Vec<EventFd>,
     serial: Option<Mutex<SerialPort>>,
     mode: Mutex<Mode>,
     wake: OwnedFd,
+}
+
+/// What the devices of a guest are made of.
+pub struct Devices {
+    /// Its root.
+    pub block: Block,
+    /// Its agent port.
+    pub console: Console,
+    /// Its network, if it has one.
+    pub net: Option<Net<Arc<Tap>>>,
+    /// Its serial port, if it has one.
+    pub serial: Option<SerialPort>,
 }
 
 /// What a port write asks for.
@@ -73,15 +90,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Bus {
     /// Connects the devices with a machine's interrupt controller. The thread stands still until [`Bus::go_on`].
-    pub fn new(
-        vm: &VmFd,
-        memory: Memory,
-        block: Block,
-        console: Console,
-        serial: Option<SerialPort>,
-    ) -> Result<Self, MonitorError> {
-        let event = || EventFd::new(EFD_NONBLOCK).map_err(failed("make interrupts"));
-        let interrupts = [event()?, event()?, event()?];
+    pub fn new(vm: &VmFd, memory: Memory, devices: Devices) -> Result<Self, MonitorError> {
+        let Devices { block, console, net, serial } = devices;
+        let event = |_| EventFd::new(EFD_NONBLOCK).map_err(failed("make interrupts"));
+        let count = DEVICES + u32::from(net.is_some());
+        let interrupts = (0..count).map(event).collect::<Result<Vec<_>, _>>()?;
         for (event, number) in interrupts.iter().zip(layout::FIRST_INTERRUPT..) {
             vm.register_irqfd(event, number).map_err(|error| failed("connect interrupts")(error.into()))?;
         }
@@ -95,6 +108,7 @@ impl Bus {
             block: Mutex::new(Mmio::new(block)),
             console: Mutex::new(Mmio::new(console)),
             entropy: Mutex::new(Mmio::new(Entropy::default())),
+            net: net.map(|net| Mutex::new(Mmio::new(net))),
             interrupts,
             serial: serial.map(Mutex::new),
             mode: Mutex::new(Mode::Paused),
@@ -105,10 +119,11 @@ impl Bus {
     /// A vCPU reads memory that is not there.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         let Some((device, offset)) = window(address) else { return data.fill(0) };
-        match device {
-            BLOCK => locked(&self.block).read(offset, data),
-            CONSOLE => locked(&self.console).read(offset, data),
-            ENTROPY => locked(&self.entropy).read(offset, data),
+        match (device, &self.net) {
+            (BLOCK, _) => locked(&self.block).read(offset, data),
+            (CONSOLE, _) => locked(&self.console).read(offset, data),
+            (ENTROPY, _) => locked(&self.entropy).read(offset, data),
+            (NET, Some(net)) => locked(net).read(offset, data),
             _ => data.fill(0),
         }
     }
@@ -117,9 +132,9 @@ impl Bus {
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), Fault> {
         let Some((device, offset)) = window(address) else { return Ok(()) };
         let ram = self.memory.ram();
-        let progress = match device {
-            BLOCK => locked(&self.block).write(offset, data, ram)?,
-            CONSOLE => {
+        let progress = match (device, &self.net) {
+            (BLOCK, _) => locked(&self.block).write(offset, data, ram)?,
+            (CONSOLE, _) => {
                 let mut console = locked(&self.console);
                 let before = console.device().interest();
                 let progress = console.write(offset, data, ram)?;
@@ -128,7 +143,16 @@ impl Bus {
                 }
                 progress
             }
-            ENTROPY => locked(&self.entropy).write(offset, data, ram)?,
+            (ENTROPY, _) => locked(&self.entropy).write(offset, data, ram)?,
+            (NET, Some(net)) => {
+                let mut net = locked(net);
+                let before = (net.device().has_room(), net.device().has_vanished());
+                let progress = net.write(offset, data, ram)?;
+                if (net.device().has_room(), net.device().has_vanished()) != before {
+                    self.wake();
+                }
+                progress
+            }
             _ => Progress::Nothing,
         };
         self.interrupt(device, progress);
@@ -170,8 +194,9 @@ impl Bus {
     }
 
     fn set_mode(&self, mode: Mode) {
-        // Under the console's lock, so that the thread is not in the middle of something when this returns.
+        // Under the locks of what the thread touches, so that it is not in the middle of something when this returns.
         let _console = locked(&self.console);
+        let _net = self.net.as_ref().map(locked);
         *locked(&self.mode) = mode;
         self.wake();
     }
@@ -191,25 +216,31 @@ impl Bus {
         self.set_mode(Mode::Closing);
     }
 
+    /// All that went through the guest's network device.
+    pub fn network_counts(&self) -> Counts {
+        self.net.as_ref().map(|net| locked(net).device().counts()).unwrap_or_default()
+    }
+
     /// What the thread does, to its end.
     pub fn watch(&self, ended: &Ended) {
         loop {
             let mode = *locked(&self.mode);
-            let watched = match mode {
+            let (host, tap) = match mode {
                 Mode::Closing => return,
-                Mode::Paused => None,
-                Mode::Running => locked(&self.console).device().watch(),
+                Mode::Paused => (None, None),
+                Mode::Running => (locked(&self.console).device().watch(), self.watch_tap()),
             };
             let mut fds = vec![
                 PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(ended.event(), PollFlags::IN),
             ];
-            if let Some((host, interest)) = &watched {
+            fds.extend(host.iter().map(|(host, interest)| {
                 let mut flags = PollFlags::empty();
                 flags.set(PollFlags::IN, interest.input);
                 flags.set(PollFlags::OUT, interest.output);
-                fds.push(PollFd::from_borrowed_fd(host.as_fd(), flags));
-            }
+                PollFd::from_borrowed_fd(host.as_fd(), flags)
+            }));
+            fds.extend(tap.iter().map(|(tap, flags)| PollFd::from_borrowed_fd(tap.as_fd(), *flags)));
             // A signal interrupts it; then it is looked at again.
             let _ = poll(&mut fds, None);
             if fds[0].revents().contains(PollFlags::IN) {
@@ -220,16 +251,29 @@ impl Bus {
                 locked(&self.console).device_mut().close();
                 return;
             }
-            let happened = fds.get(2).map_or(PollFlags::empty(), PollFd::revents);
-            if !happened.is_empty()
-                && let Err(fault) = self.host_changed(happened)
-            {
-                ended.note(End::Fault(fault));
+            let mut happened = fds[2..].iter().map(PollFd::revents);
+            let at_host = host.as_ref().and_then(|_| happened.next()).unwrap_or(PollFlags::empty());
+            let at_tap = tap.as_ref().and_then(|_| happened.next()).unwrap_or(PollFlags::empty());
+            if let Err(end) = self.host_changed(at_host).and_then(|()| self.tap_changed(at_tap)) {
+                ended.note(end);
             }
         }
     }
 
-    fn host_changed(&self, happened: PollFlags) -> Result<(), Fault> {
+    /// The tap and what to watch it for; its end is always of interest.
+    fn watch_tap(&self) -> Option<(Arc<Tap>, PollFlags)> {
+        let net = locked(self.net.as_ref()?);
+        // What wakes this thread at its end says that there is something to read, or that is urgent (tun.c, sock_def_readable); nothing ever
+        // is urgent, so that asking for it costs nothing while there is no room.
+        let mut flags = PollFlags::PRI;
+        flags.set(PollFlags::IN, net.device().has_room());
+        Some((net.device().wire().clone(), flags))
+    }
+
+    fn host_changed(&self, happened: PollFlags) -> Result<(), End> {
+        if happened.is_empty() {
+            return Ok(());
+        }
         let mut console = locked(&self.console);
         if *locked(&self.mode) != Mode::Running {
             return Ok(());
@@ -242,10 +286,30 @@ impl Bus {
         Ok(())
     }
 
+    fn tap_changed(&self, happened: PollFlags) -> Result<(), End> {
+        let Some(net) = &self.net else { return Ok(()) };
+        let mut net = locked(net);
+        if *locked(&self.mode) != Mode::Running {
+            return Ok(());
+        }
+        if happened.contains(PollFlags::IN) {
+            let progress = net.serve(self.memory.ram(), Net::pump)?;
+            self.interrupt(NET, progress);
+        }
+        // A tap that has been removed is nothing but an error (tun.c, tun_chr_poll).
+        if net.device().has_vanished() || happened.contains(PollFlags::ERR) {
+            return Err(End::TapVanished(net.device().wire().name().to_owned()));
+        }
+        Ok(())
+    }
+
     /// All devices, while nothing touches them.
     pub fn save(&self) -> Result<SavedDevices, &'static str> {
         if self.serial.is_some() {
             return Err("a guest with a serial port is for looking at, not for snapshots");
+        }
+        if let Some(net) = &self.net {
+            locked(net).save()?;
         }
         Ok(SavedDevices([
             locked(&self.block).save()?,
@@ -279,7 +343,7 @@ impl Bus {
 /// Which device's window an address is in, and where in it.
 fn window(address: u64) -> Option<(u64, u64)> {
     let from = address.checked_sub(layout::DEVICES)?;
-    Some((from / layout::PAGE, from % layout::PAGE)).filter(|(device, _)| *device < DEVICES.into())
+    Some((from / layout::PAGE, from % layout::PAGE)).filter(|(device, _)| *device <= NET)
 }
 
 fn serial_register(port: u16) -> Option<u8> {
@@ -312,8 +376,8 @@ mod tests {
     #[test]
     fn addresses_outside_of_the_windows_belong_to_no_device() {
         assert_eq!(window(layout::DEVICES), Some((0, 0)));
-        assert_eq!(window(layout::DEVICES + 0x2fff), Some((2, 0xfff)));
-        for outside in [0, layout::DEVICES - 1, layout::DEVICES + 0x3000, u64::MAX] {
+        assert_eq!(window(layout::DEVICES + 0x3fff), Some((3, 0xfff)));
+        for outside in [0, layout::DEVICES - 1, layout::DEVICES + 0x4000, u64::MAX] {
             assert_eq!(window(outside), None);
         }
         assert_eq!((serial_register(0x3f8), serial_register(0x3ff)), (Some(0), Some(7)));

@@ -22,6 +22,11 @@ pub enum End {
     /// KVM cannot run it.
     #[error("KVM cannot run the guest: {0}")]
     Kvm(String),
+    /// The interface of the host that its network device led to was removed.
+    #[error(
+        "the host's tap {0}, which the guest's network device leads to, has vanished: make it anew, and then a guest"
+    )]
+    TapVanished(String),
     /// The host ended it.
     #[error("the host ended the guest")]
     Killed,

@@ -14,7 +14,7 @@ use super::{
     CONSOLE_MAX, Kvm,
     acpi::{Announced, Serial},
     boot,
-    bus::{self, Bus},
+    bus::{self, Bus, Devices},
     cpuid,
     ended::{End, Ended},
     failed,
@@ -26,7 +26,7 @@ use super::{
     snapshot::{self, State},
     usage,
     vcpu::{self, Vcpu, state},
-    virtio::{Fault, block::Block, console::Console},
+    virtio::{Fault, block::Block, console::Console, net::Net},
 };
 
 /// Shapes that a guest may have.
@@ -104,8 +104,10 @@ fn assemble(
         let file = file.try_clone().map_err(failed("make a serial port for"))?;
         SerialPort::new(Sink { file, left: CONSOLE_MAX })
     });
+    let net = kvm.network.as_ref().map(|(tap, mac)| Net::new(tap.clone(), *mac));
     machine::add_memory(&vm, &memory, spec.memory)?;
-    let bus = Arc::new(Bus::new(&vm, memory.clone(), block, console, serial.transpose()?)?);
+    let devices = Devices { block, console, net, serial: serial.transpose()? };
+    let bus = Arc::new(Bus::new(&vm, memory.clone(), devices)?);
     Ok(Parts {
         vm,
         memory,
@@ -133,7 +135,8 @@ impl KvmGuest {
             Some(_) => (Serial::Present, CONSOLE),
             None => (Serial::Absent, NO_CONSOLE),
         };
-        let announced = Announced { vcpus: spec.vcpus, devices: bus::DEVICES, serial };
+        let devices = bus::DEVICES + u32::from(kvm.network.is_some());
+        let announced = Announced { vcpus: spec.vcpus, devices, serial };
         let files = kvm.files(spec)?;
         let command_line = format!("{COMMAND_LINE} {console}");
         let (vm, (memory, entry)) = kvm.machine_beside(|| {
@@ -156,6 +159,10 @@ impl KvmGuest {
     /// Restores a guest from a template's snapshot; it runs when this returns.
     pub fn restore(kvm: &Kvm, spec: &VmSpec, files: &SnapshotFiles) -> Result<Self, MonitorError> {
         check_shape(spec.vcpus, spec.memory)?;
+        if kvm.network.is_some() {
+            let reason = "a snapshot has no network device; boot the guest instead".to_owned();
+            return Err(MonitorError::Refused { command: "restore", reason });
+        }
         let state = snapshot::read(files, spec)?;
         let memory = Memory::of_file(spec.memory, &files.memory)?;
         let parts = assemble(kvm, spec, kvm.files(spec)?, kvm.machine()?, memory)?;
@@ -207,7 +214,12 @@ impl Running {
     fn usage(&self) -> Stats {
         let threads = self.vcpus.iter().filter_map(Vcpu::counted);
         let threads = threads.chain(self.devices.as_ref().map(usage::Counted::new));
-        usage::now(threads, self.files.statm.as_ref())
+        let counts = self.bus.network_counts();
+        Stats {
+            tx: Bytes(counts.sent),
+            rx: Bytes(counts.received),
+            ..usage::now(threads, self.files.statm.as_ref())
+        }
     }
 
     fn state(&self, spec: &VmSpec) -> Result<State, MonitorError> {

@@ -1,7 +1,7 @@
 //! virtio devices over memory-mapped registers (VIRTIO 1.2, section 4.2).
 //!
 //! Reading order: [`queue`] (what is taken from a guest's queue, checked), [`mmio`] (registers), then the devices:
-//! [`block`], [`console`], [`entropy`]. What serves a queue is a function of the queue and the memory, so that it can be
+//! [`block`], [`console`], [`entropy`], [`net`]. What serves a queue is a function of the queue and the memory, so that it can be
 //! fed anything without a guest.
 
 pub mod queue;
@@ -13,6 +13,8 @@ pub mod block;
 pub mod console;
 
 pub mod entropy;
+
+pub mod net;
 
 use virtio_queue::Queue;
 
