@@ -8,12 +8,12 @@
 
 pub mod commits;
 
+mod database;
+
 pub mod publish;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,8 @@ use omnirun_events::id::{CommitId, KeyId};
 use omnirun_events::subject::Subject;
 use tokio::sync::watch;
 
+use database::Database;
+
 /// Place of a draft in the outbox; it only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DraftNumber(u64);
@@ -31,8 +33,23 @@ pub struct DraftNumber(u64);
 /// The outbox cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
+    /// Another worker has it open.
+    #[error("another worker uses the outbox in {path}: stop it first")]
+    InUse {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// Its directory cannot be made or locked.
+    #[error("cannot use the outbox's directory {path}")]
+    Directory {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It cannot be opened.
-    #[error("cannot open the outbox in {path}: another worker may be using it")]
+    #[error("cannot open the outbox in {path}")]
     Open {
         /// Its directory.
         path: PathBuf,
@@ -69,12 +86,11 @@ pub struct Outbox {
 }
 
 struct Shared {
-    database: sled::Db,
-    /// The database's own file, for fdatasync: sled's flush does not wait for the disk.
-    file: File,
+    database: Database,
     /// Held while drafts are written, so that numbers and the disk agree; whoever only looks does not wait for the disk.
     writing: Mutex<()>,
     pending: Mutex<Pending>,
+    /// The last to be dropped: who listens to it hears when the database is closed.
     changes: watch::Sender<u64>,
 }
 
@@ -88,16 +104,10 @@ struct Pending {
 impl Outbox {
     /// The outbox in this directory with everything that was not published yet. Blocks for the disk.
     pub fn open(directory: &Path) -> Result<Self, OutboxError> {
-        let path = directory.to_owned();
-        let config = sled::Config::new().path(directory).flush_every_ms(None).mode(sled::Mode::LowSpace);
-        // Damaged files make sled panic while it opens them.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
-            .map_err(|_| OutboxError::Damaged { path: path.clone() })?;
-        let database = opened.map_err(|source| OutboxError::Open { path, source })?;
-        let file = File::open(directory.join("db")).map_err(OutboxError::Sync)?;
+        let database = Database::open(directory)?;
         let mut pending = Pending::default();
-        for item in database.iter() {
-            let (key, value) = item.map_err(OutboxError::Write)?;
+        for row in database.rows() {
+            let (key, value) = row?;
             let number = key.as_ref().try_into().map(u64::from_be_bytes);
             let number = number.map_err(|_| OutboxError::Damaged { path: directory.to_owned() })?;
             let draft = decode(&value)?;
@@ -106,7 +116,7 @@ impl Outbox {
             pending.drafts.insert(DraftNumber(number), draft);
         }
         let (writing, pending) = (Mutex::default(), Mutex::new(pending));
-        let shared = Shared { database, file, writing, pending, changes: watch::Sender::new(0) };
+        let shared = Shared { database, writing, pending, changes: watch::Sender::new(0) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -128,8 +138,7 @@ impl Outbox {
         for (number, draft) in &taken {
             batch.insert(&number.0.to_be_bytes(), encode(draft)?.as_ref());
         }
-        self.shared.database.apply_batch(batch).map_err(OutboxError::Write)?;
-        self.sync()?;
+        self.shared.database.apply(batch)?;
         let mut pending = self.pending();
         for (number, draft) in taken {
             pending.last = number.0;
@@ -147,11 +156,6 @@ impl Outbox {
         let new = drafts.into_iter().filter(|draft| !pending.commits.contains(&draft.commit));
         let numbers = (pending.last + 1..).map(DraftNumber);
         numbers.zip(new).collect()
-    }
-
-    fn sync(&self) -> Result<(), OutboxError> {
-        self.shared.database.flush().map_err(OutboxError::Write)?;
-        self.shared.file.sync_data().map_err(OutboxError::Sync)
     }
 
     /// Everything that waits, in order.
@@ -184,8 +188,14 @@ impl Outbox {
         pending.commits.remove(&draft.commit);
         drop(pending);
         self.changed();
-        self.shared.database.remove(number.0.to_be_bytes()).map_err(OutboxError::Write)?;
-        self.shared.database.flush().map(drop).map_err(OutboxError::Write)
+        self.shared.database.remove(&number.0.to_be_bytes())
+    }
+
+    /// Waits until nobody else holds the outbox and its files are free for the next worker.
+    pub async fn closed(self) {
+        let mut changes = self.changes();
+        drop(self);
+        while changes.changed().await.is_ok() {}
     }
 
     /// A receiver that changes whenever a draft comes or goes.
@@ -226,6 +236,8 @@ fn decode(bytes: &[u8]) -> Result<Draft, OutboxError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use omnirun_events::id::{AccountId, SandboxId};
     use omnirun_events::sandbox::{FailReason, SandboxFailed};
     use omnirun_events::subject::SubjectKind;
@@ -279,6 +291,19 @@ mod tests {
     fn two_workers_cannot_share_an_outbox() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let _first = Outbox::open(directory.path()).expect("a new one");
-        assert!(matches!(Outbox::open(directory.path()), Err(OutboxError::Open { .. })));
+        assert!(matches!(Outbox::open(directory.path()), Err(OutboxError::InUse { .. })));
+    }
+
+    #[tokio::test]
+    async fn an_outbox_is_closed_when_its_last_holder_has_gone() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let outbox = Outbox::open(directory.path()).expect("a new one");
+        let (writer, mut closed) = (outbox.clone(), std::pin::pin!(outbox.closed()));
+        let early = tokio::time::timeout(Duration::ZERO, &mut closed).await;
+        assert!(early.is_err(), "the writer still has it");
+        writer.put(vec![draft(1)]).await.expect("room");
+        drop(writer);
+        closed.await;
+        assert_eq!(commits(&Outbox::open(directory.path()).expect("it is free")), [draft(1).commit]);
     }
 }

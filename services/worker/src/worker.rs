@@ -29,6 +29,9 @@ use crate::template::{Template, TemplateError};
 /// How long a stopping worker tries to get the outbox onto the log. What is left is published at the next start.
 const PUBLISH_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How long a stopped worker waits for whoever still holds the outbox.
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// How long a drained host may take to end its sandboxes.
 const DRAIN_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -217,6 +220,14 @@ impl WorkerHandle {
         }
         self.tasks.shutdown().await;
         pool::empty(&self.context).await;
+        let outbox = self.context.outbox.clone();
+        drop(self);
+        // Tasks of tasks end a little later, and a write that has begun is finished; the next worker needs the files.
+        if tokio::time::timeout(CLOSE_WAIT_MAX, outbox.closed()).await.is_err() {
+            tracing::warn!(
+                "something still holds the outbox; another worker cannot use it before this process ends"
+            );
+        }
     }
 
     async fn drain(&self) {
