@@ -63,6 +63,18 @@ mod tests {
     }
 
     #[test]
+    fn a_leap_second_is_the_last_moment_before_it_and_is_nowhere_but_at_the_end_of_a_month() {
+        let last = Timestamp::parse_rfc3339("2016-12-31T23:59:59.999Z");
+        for text in ["2016-12-31T23:59:60Z", "2016-12-31T23:59:60.000Z", "2016-12-31T23:59:60.500Z"] {
+            assert_eq!(Timestamp::parse_rfc3339(text), last, "{text}");
+        }
+        assert_eq!(last.map(Timestamp::day).as_deref(), Some("2016-12-31"));
+        for text in ["2016-12-31T12:59:60Z", "2016-12-30T23:59:60Z", "2016-12-31T23:59:61Z"] {
+            assert_eq!(Timestamp::parse_rfc3339(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_time_is_refused() {
         for text in [
             "",

@@ -38,6 +38,15 @@ pub struct HostJoined {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostLeft {}
 
+/// The host was given up: each of its sandboxes ends with [`crate::sandbox::StopReason::HostLost`]. It is back once it joins again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLost {
+    /// Which operator decided so, in their own words.
+    pub operator: String,
+    /// Why, in their own words.
+    pub reason: String,
+}
+
 /// Everything that this host will ever say about sandboxes that were final at a position is on the log. Said only while an account is being
 /// erased, which waits for it; no account is named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

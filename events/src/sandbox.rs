@@ -1,7 +1,7 @@
 //! Events of a sandbox.
 //!
-//! [`SandboxRequested`] and [`TimeoutExtended`] are appended to the account's `evt.<account>.admission.self`, where plan limits
-//! are decided one after the other; everything else is on `evt.<account>.sandbox.<sandbox>`, first of all the claim of
+//! [`SandboxRequested`], [`TimeoutExtended`] and [`SandboxResumed`] are appended to the account's `evt.<account>.admission.self`, where
+//! plan limits are decided one after the other; everything else is on `evt.<account>.sandbox.<sandbox>`, first of all the claim of
 //! exactly one host. What runs inside a sandbox is in no event.
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{HostId, SandboxId};
 use crate::keys::Digest;
 use crate::sealing::Sealed;
-use crate::unit::{Millis, Seconds, Shape, StandardMillis, Timestamp};
+use crate::unit::{MebibyteSeconds, Millis, Seconds, Shape, StandardMillis, Timestamp};
 use crate::usage::Meter;
 
 /// Name of the sealed field that holds the user's metadata as JSON.
@@ -36,7 +36,7 @@ pub struct SandboxRequested {
     pub shape: Shape,
     /// How long it lives from its start unless extended; already within the plan.
     pub timeout: Seconds,
-    /// What was reserved of the plan: the shape's weight times the time-out.
+    /// What was reserved of the plan: the shape's weight times the time-out, in whole seconds.
     pub reserved: StandardMillis,
     /// After this moment no host may claim it and it fails with [`FailReason::NoCapacity`].
     pub deadline: Timestamp,
@@ -89,6 +89,47 @@ pub struct TimeoutExtended {
     pub reserved: StandardMillis,
 }
 
+/// Somebody wants the sandbox paused. The host that owns it pauses its guest and says so with [`SandboxPaused`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseRequested {}
+
+/// The guest's processors stand still and its memory stays. Its end does not move: it ends then, paused or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxPaused {
+    /// Since when; the meter was read at this moment.
+    pub paused_at: Timestamp,
+    /// When it ends unless extended.
+    pub end_at: Timestamp,
+    /// What was metered so far.
+    pub meter: Meter,
+}
+
+impl SandboxPaused {
+    /// The running time that counts for it by then. Rounded up where the meter says whole MiB seconds alone, so that no later reading has more
+    /// than this and [`Shape::paused`] of the time since.
+    pub fn used(&self, shape: Shape) -> Millis {
+        let memory = self.meter.memory.plus(MebibyteSeconds(1));
+        Meter { memory, ..self.meter }.counted(shape)
+    }
+
+    /// What stays reserved for it while it is paused: what it has used, and its memory until its end. The rest is given back.
+    pub fn reserved(&self, shape: Shape) -> StandardMillis {
+        let rest = shape.paused(self.end_at.since(self.paused_at));
+        shape.charge(self.used(shape).plus(rest))
+    }
+}
+
+/// A paused sandbox was admitted anew: its time is reserved again and its host lets its guest go on. On the admission subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxResumed {
+    /// Which sandbox.
+    pub sandbox: SandboxId,
+    /// When it ends unless extended.
+    pub end_at: Timestamp,
+    /// All that is reserved for it from now on, what it has used included.
+    pub reserved: StandardMillis,
+}
+
 /// What was said about sandboxes before this has expired or is about to. Says nothing: the last record of a subject that may still be
 /// appended to never goes, so this one takes that place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +153,8 @@ pub enum StopReason {
     OwnerDied,
     /// The host is being emptied.
     HostDrained,
+    /// Its host was given up with all that was on it. Said by an operator's command, not by the host. Since version 2.
+    HostLost,
 }
 
 /// The guest is gone: its process was reaped and its files removed before this was written. Final.

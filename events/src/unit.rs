@@ -49,6 +49,13 @@ units! {
     MicroCents(u64);
 }
 
+impl StandardMillis {
+    /// The same, rounded up to a whole second.
+    pub const fn whole_seconds(self) -> Self {
+        Self(self.0.div_ceil(1000).saturating_mul(1000))
+    }
+}
+
 impl MicroCents {
     /// `count` times this amount, or the largest amount when it does not fit.
     pub const fn times(self, count: u64) -> Self {
@@ -120,6 +127,32 @@ impl Shape {
     /// MiB that one standard shape may have.
     const STANDARD_MEMORY: u64 = 2048;
 
+    /// A paused guest holds its memory and nothing else: a quarter of what it would count for that memory while it ran, as
+    /// `infra/plans.toml` tells customers.
+    const PAUSED_PARTS: u64 = 4;
+
+    /// MiB of memory for which a paused millisecond of this shape counts as much as a running one.
+    pub(crate) fn paused_memory(self) -> u64 {
+        let by_cpu = (Self::STANDARD_MEMORY * u64::from(self.vcpus.0)).div_ceil(Self::STANDARD_VCPUS);
+        let weight = Self::STANDARD_MEMORY.max(by_cpu).max(self.memory.0.into());
+        Self::PAUSED_PARTS * weight
+    }
+
+    /// The running time that counts as much as being paused for `length`. Rounded up to the millisecond.
+    pub fn paused(self, length: Millis) -> Millis {
+        let counted = u128::from(length.0) * u128::from(self.memory.0);
+        let counted = counted.div_ceil(u128::from(self.paused_memory()));
+        Millis(u64::try_from(counted).unwrap_or(u64::MAX))
+    }
+
+    /// What of the plan a sandbox of this shape has used once `length` of running time counts for it: its weight, rounded up to a whole
+    /// second. Admission and bills round here and nowhere else.
+    ///
+    /// What it used between two moments is the difference of two of these, so that parts of it always add up to the whole.
+    pub fn charge(self, length: Millis) -> StandardMillis {
+        self.weigh(length).whole_seconds()
+    }
+
     /// How much of the plan `length` of this shape uses: shapes up to 4 vCPU and 2 GiB count once, larger ones
     /// in proportion to whichever of the two is larger. Rounded up to the millisecond.
     pub fn weigh(self, length: Millis) -> StandardMillis {
@@ -146,5 +179,23 @@ mod tests {
         check(8, 2048, 2000);
         check(4, 3072, 1500);
         check(8, 8192, 4000);
+    }
+
+    #[test]
+    fn a_pause_counts_for_its_memory_and_never_for_more_than_a_quarter_of_running() {
+        for (vcpus, memory, counted) in
+            [(1, 512, 63), (4, 2048, 250), (1, 4096, 250), (8, 2048, 125), (8, 8192, 250), (0, 0, 0)]
+        {
+            let shape = Shape { vcpus: Vcpus(vcpus), memory: Mebibytes(memory) };
+            assert_eq!(shape.paused(Millis(1000)), Millis(counted), "{vcpus} {memory}");
+        }
+    }
+
+    #[test]
+    fn a_started_second_is_a_second_and_a_double_shape_counts_twice() {
+        let shape = |memory| Shape { vcpus: Vcpus(1), memory: Mebibytes(memory) };
+        for (memory, ran, expected) in [(512, 0, 0), (512, 1, 1000), (512, 1001, 2000), (4096, 1001, 3000)] {
+            assert_eq!(shape(memory).charge(Millis(ran)), StandardMillis(expected), "{memory} {ran}");
+        }
     }
 }

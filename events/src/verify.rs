@@ -19,6 +19,7 @@ use crate::event::Event;
 use crate::id::{HostId, KeyId};
 use crate::keyring::{EnrolError, KeyRing, RingEntry, RingState};
 use crate::log::{Position, Stored};
+use crate::sandbox::StopReason;
 use crate::signing::WeakKey;
 use crate::subject::{Log, Subject, SubjectKind};
 
@@ -155,11 +156,13 @@ struct Known {
     head: Head,
     /// The host that claimed it, when it is a sandbox's.
     owner: Option<HostId>,
+    /// Whether that host was given up with the sandbox: it has no word on it any more.
+    is_lost: bool,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { head: Head::EMPTY, owner: None }
+        Self { head: Head::EMPTY, owner: None, is_lost: false }
     }
 }
 
@@ -170,6 +173,9 @@ pub struct VerifierState {
     pub heads: Vec<(Subject, Head)>,
     /// Which host claimed which sandbox.
     pub owners: Vec<(Subject, HostId)>,
+    /// The sandboxes whose hosts were given up.
+    #[serde(default)]
+    pub lost: Vec<Subject>,
     /// The key ring.
     pub ring: RingState,
     /// What tombstones have said: positions and hashes, no subjects.
@@ -203,7 +209,10 @@ impl Verifier {
         let mut owners: Vec<_> =
             known().filter_map(|(subject, known)| Some((subject.clone(), known.owner?))).collect();
         owners.sort();
-        VerifierState { heads, owners, ring: self.ring.state(), erased: self.erased.clone() }
+        let lost = known().filter(|(_, known)| known.is_lost).map(|(subject, _)| subject.clone());
+        let mut lost: Vec<_> = lost.collect();
+        lost.sort();
+        VerifierState { heads, owners, lost, ring: self.ring.state(), erased: self.erased.clone() }
     }
 
     /// The verifier that [`Self::state`] was taken of.
@@ -215,6 +224,9 @@ impl Verifier {
         for (subject, host) in state.owners {
             subjects.entry(subject).or_default().owner = Some(host);
         }
+        for subject in state.lost {
+            subjects.entry(subject).or_default().is_lost = true;
+        }
         let ring = KeyRing::from_state(state.ring)?;
         Ok(Self { ring, subjects, erased: state.erased, forgotten: Vec::new() })
     }
@@ -222,6 +234,10 @@ impl Verifier {
     /// The host that claimed a sandbox, if one has.
     pub fn owner(&self, sandbox: SubjectKind) -> Option<HostId> {
         self.subjects.get(&sandbox)?.owner
+    }
+
+    fn is_lost(&self, sandbox: SubjectKind) -> bool {
+        self.subjects.get(&sandbox).is_some_and(|known| known.is_lost)
     }
 
     /// Every subject that has records, as far as this verifier has read.
@@ -299,7 +315,7 @@ impl Verifier {
         let head = Head { sequence: stored.sequence, version: record.header.version, hash };
         match &mut known {
             Some(known) => known.head = head,
-            None => drop(self.subjects.insert(subject.clone(), Known { head, owner: None })),
+            None => drop(self.subjects.insert(subject.clone(), Known { head, ..Known::default() })),
         }
         Ok(match self.authorise(&record, entry).and_then(|()| self.follow(&record, stored)) {
             Ok(()) => Verdict::Believed(record),
@@ -343,7 +359,7 @@ impl Verifier {
         let (is_own, owner) = match kind {
             SubjectKind::Host(subject) => (subject == host, Some(subject)),
             SubjectKind::Sandbox(..) => match self.owner(kind) {
-                Some(owner) => (owner == host, Some(owner)),
+                Some(owner) => (owner == host && !self.is_lost(kind), Some(owner)),
                 None => (claims && record.header.version == 1, None),
             },
             SubjectKind::Usage(_, account, sandbox) => {
@@ -374,11 +390,16 @@ impl Verifier {
             }
             SubjectKind::Erasure => self.bury(record, stored)?,
             SubjectKind::Sandbox(..) => {
+                let Some(known) = self.subjects.get_mut(&kind) else { return Ok(()) };
                 for event in &record.events {
-                    if let Event::SandboxClaimed(claimed) = event
-                        && let Some(known) = self.subjects.get_mut(&kind)
-                    {
-                        known.owner.get_or_insert(claimed.host);
+                    match event {
+                        Event::SandboxClaimed(claimed) => {
+                            known.owner.get_or_insert(claimed.host);
+                        }
+                        Event::SandboxStopped(stopped) => {
+                            known.is_lost |= stopped.reason == StopReason::HostLost;
+                        }
+                        _ => {}
                     }
                 }
             }

@@ -21,6 +21,8 @@ pub struct Host {
     pub offer: HostJoined,
     /// Whether it has left in order since.
     pub has_left: bool,
+    /// Whether it was given up since.
+    pub is_lost: bool,
     /// Everything it will ever say about sandboxes that were final at this position of EVENTS is on the log.
     pub caught_up: Sequence,
 }
@@ -37,9 +39,9 @@ impl Hosts {
         self.hosts.get(&host)
     }
 
-    /// The hosts that have joined and not left.
+    /// The hosts that have joined and neither left nor been given up.
     pub fn present(&self) -> impl Iterator<Item = (HostId, &Host)> {
-        self.hosts.iter().filter(|(_, host)| !host.has_left).map(|(id, host)| (*id, host))
+        self.hosts.iter().filter(|(_, host)| !host.has_left && !host.is_lost).map(|(id, host)| (*id, host))
     }
 
     /// Whether a present host can start this template.
@@ -52,7 +54,8 @@ impl Hosts {
         match fact.event {
             Event::HostJoined(joined) => {
                 let caught_up = self.hosts.get(&id).map_or(Sequence::NONE, |host| host.caught_up);
-                let host = Host { joined_at: fact.at, offer: joined.clone(), has_left: false, caught_up };
+                let offer = joined.clone();
+                let host = Host { joined_at: fact.at, offer, has_left: false, is_lost: false, caught_up };
                 self.hosts.insert(id, host);
             }
             Event::HostCaughtUp(caught_up) => {
@@ -64,6 +67,11 @@ impl Hosts {
             Event::HostLeft(_) => {
                 if let Some(host) = self.hosts.get_mut(&id) {
                     host.has_left = true;
+                }
+            }
+            Event::HostLost(_) => {
+                if let Some(host) = self.hosts.get_mut(&id) {
+                    host.is_lost = true;
                 }
             }
             _ => {}

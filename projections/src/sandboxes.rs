@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
-use omnirun_events::sandbox::{FailReason, Network, SandboxRequested, StopReason, TimeoutExtended};
+use omnirun_events::sandbox::{FailReason, Network, SandboxRequested, StopReason};
 use omnirun_events::sealing::Sealed;
 use omnirun_events::subject::SubjectKind;
-use omnirun_events::unit::{Seconds, Shape, StandardMillis, Timestamp};
+use omnirun_events::unit::{Day, Millis, Seconds, Shape, StandardMillis, Timestamp};
 use omnirun_events::usage::Meter;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,10 @@ pub enum State {
     Starting,
     /// Its guest runs code.
     Running,
+    /// Somebody wants it paused.
+    Pausing,
+    /// Its guest stands still; its memory stays.
+    Paused,
     /// Somebody wants it gone.
     Stopping,
     /// Its guest is gone.
@@ -43,6 +47,8 @@ impl State {
             Self::Requested => "requested",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped(_) => "stopped",
             Self::Failed(_) => "failed",
@@ -75,6 +81,8 @@ pub struct Sandbox {
     pub state: State,
     /// Its host.
     pub host: Option<HostId>,
+    /// What it had used when it last began to run or to stand still.
+    pub used: Used,
     /// When its guest became ready.
     pub started_at: Option<Timestamp>,
     /// When it ends unless extended.
@@ -87,6 +95,19 @@ pub struct Sandbox {
     pub commit: CommitId,
     /// The latest extensions, oldest first, at most [`EXTENSIONS_KEPT`], by which repeated ones are recognised.
     pub extensions: Vec<Extension>,
+    /// Times that its host has said that it is paused.
+    pub pauses: u32,
+    /// The commits of the latest wishes to pause or resume it, oldest first, at most [`EXTENSIONS_KEPT`].
+    pub switches: Vec<CommitId>,
+}
+
+/// What a sandbox had used at some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Used {
+    /// The moment.
+    pub at: Timestamp,
+    /// The running time that counts for it by then, as [`Meter::counted`] says.
+    pub counted: Millis,
 }
 
 /// Extensions of a sandbox that are remembered: a repeated command is a retry and comes soon.
@@ -107,8 +128,30 @@ pub struct Extension {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandboxes {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
-    by_account: BTreeMap<AccountId, Vec<SandboxId>>,
+    by_account: BTreeMap<AccountId, Holding>,
     live: BTreeSet<SandboxId>,
+}
+
+/// What one account has, with the sums that admission asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Holding {
+    /// Oldest first.
+    sandboxes: Vec<SandboxId>,
+    /// How many of them are not final.
+    live: u32,
+    /// What the sandboxes admitted on each day are charged in all, in milliseconds of a standard shape; no day has zero. Sums wrap, so that
+    /// taking away what was added leaves what was there before whatever a log says.
+    charged: BTreeMap<Day, u64>,
+}
+
+impl Holding {
+    fn recharge(&mut self, admitted: Timestamp, before: StandardMillis, after: StandardMillis) {
+        let sum = self.charged.entry(Day::of(admitted)).or_default();
+        *sum = sum.wrapping_sub(before.0).wrapping_add(after.0);
+        if *sum == 0 {
+            self.charged.remove(&Day::of(admitted));
+        }
+    }
 }
 
 impl Sandboxes {
@@ -119,8 +162,22 @@ impl Sandboxes {
 
     /// An account's sandboxes, oldest first.
     pub fn of(&self, account: AccountId) -> impl DoubleEndedIterator<Item = (SandboxId, &Sandbox)> {
-        let ids = self.by_account.get(&account).map(Vec::as_slice).unwrap_or_default();
+        let ids = self.by_account.get(&account).map(|held| held.sandboxes.as_slice()).unwrap_or_default();
         ids.iter().filter_map(|id| self.sandboxes.get(id).map(|sandbox| (*id, sandbox)))
+    }
+
+    /// How many of an account's sandboxes are not final.
+    pub fn live_of(&self, account: AccountId) -> u32 {
+        self.by_account.get(&account).map_or(0, |held| held.live)
+    }
+
+    /// What an account's sandboxes that were admitted on these days are charged; `end` is not one of them.
+    pub fn charged(&self, account: AccountId, first: Day, end: Day) -> StandardMillis {
+        let Some(held) = self.by_account.get(&account).filter(|_| first < end) else {
+            return StandardMillis::ZERO;
+        };
+        let days = held.charged.range(first..end).map(|(_, sum)| StandardMillis(*sum));
+        days.fold(StandardMillis::ZERO, StandardMillis::plus)
     }
 
     /// Every sandbox that is not final.
@@ -139,42 +196,48 @@ impl Sandboxes {
                 self.request(account, requested, fact);
             }
             (SubjectKind::Admission(account), Event::TimeoutExtended(extended)) => {
-                if let Some(sandbox) = self.sandboxes.get_mut(&extended.sandbox)
-                    && sandbox.account == account
-                    && !sandbox.state.is_final()
-                {
-                    sandbox.extend(extended, fact);
-                }
+                self.follow(account, extended.sandbox, fact);
             }
-            (SubjectKind::Sandbox(account, id), event) => {
-                if let Some(sandbox) = self.sandboxes.get_mut(&id)
-                    && sandbox.account == account
-                    && !sandbox.state.is_final()
-                {
-                    sandbox.follow(event, fact.at);
-                    if sandbox.state.is_final() {
-                        self.live.remove(&id);
-                    }
-                }
+            (SubjectKind::Admission(account), Event::SandboxResumed(resumed)) => {
+                self.follow(account, resumed.sandbox, fact);
             }
+            (SubjectKind::Sandbox(account, id), _) => self.follow(account, id, fact),
             _ => {}
         }
     }
 
+    /// Has one of the account's sandboxes that is not final follow an event, and the account's sums with it.
+    fn follow(&mut self, account: AccountId, id: SandboxId, fact: &Fact<'_>) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let Some(held) = self.by_account.get_mut(&account) else { return };
+        if sandbox.account != account || sandbox.state.is_final() {
+            return;
+        }
+        let before = sandbox.charged();
+        sandbox.follow(fact);
+        held.recharge(sandbox.requested_at, before, sandbox.charged());
+        if sandbox.state.is_final() {
+            self.live.remove(&id);
+            held.live = held.live.saturating_sub(1);
+        }
+    }
+
     pub(crate) fn drop_account(&mut self, account: AccountId) {
-        for id in self.by_account.remove(&account).unwrap_or_default() {
+        for id in self.by_account.remove(&account).unwrap_or_default().sandboxes {
             self.sandboxes.remove(&id);
             self.live.remove(&id);
         }
     }
 
     pub(crate) fn drop_sandbox(&mut self, sandbox: SandboxId) {
-        let Some(Sandbox { account, .. }) = self.sandboxes.remove(&sandbox) else { return };
-        self.live.remove(&sandbox);
-        if let Some(ids) = self.by_account.get_mut(&account) {
-            ids.retain(|id| *id != sandbox);
-            if ids.is_empty() {
-                self.by_account.remove(&account);
+        let Some(gone) = self.sandboxes.remove(&sandbox) else { return };
+        let was_live = self.live.remove(&sandbox);
+        if let Some(held) = self.by_account.get_mut(&gone.account) {
+            held.sandboxes.retain(|id| *id != sandbox);
+            held.live = held.live.saturating_sub(u32::from(was_live));
+            held.recharge(gone.requested_at, gone.charged(), StandardMillis::ZERO);
+            if held.sandboxes.is_empty() {
+                self.by_account.remove(&gone.account);
             }
         }
     }
@@ -196,31 +259,67 @@ impl Sandboxes {
             reserved: requested.reserved,
             state: State::Requested,
             host: None,
+            used: Used::default(),
             started_at: None,
             end_at: None,
             ended_at: None,
             meter: None,
             commit: fact.commit,
             extensions: Vec::new(),
+            pauses: 0,
+            switches: Vec::new(),
         };
+        let held = self.by_account.entry(account).or_default();
+        held.sandboxes.push(id);
+        held.live = held.live.saturating_add(1);
+        held.recharge(fact.at, StandardMillis::ZERO, sandbox.charged());
         self.sandboxes.insert(id, sandbox);
-        self.by_account.entry(account).or_default().push(id);
         self.live.insert(id);
     }
 }
 
 impl Sandbox {
-    fn follow(&mut self, event: &Event, at: Timestamp) {
-        match event {
+    fn follow(&mut self, fact: &Fact<'_>) {
+        match fact.event {
             Event::SandboxClaimed(claimed) if self.state == State::Requested => {
                 self.host = Some(claimed.host);
                 self.state = State::Starting;
             }
-            Event::SandboxStarted(started) => {
+            Event::SandboxStarted(started) if self.started_at.is_none() => {
                 self.started_at = Some(started.started_at);
+                self.used = Used { at: started.started_at, counted: Millis::ZERO };
                 // An extension that was admitted while the guest was being prepared counts from its own moment.
                 self.end_at = self.end_at.max(Some(started.end_at));
                 if self.state == State::Starting {
+                    self.state = State::Running;
+                }
+            }
+            Event::TimeoutExtended(extended) => {
+                self.end_at = Some(extended.end_at);
+                self.reserved = extended.reserved;
+                let extension = Extension { commit: fact.commit, at: fact.at, end_at: extended.end_at };
+                keep(&mut self.extensions, extension);
+            }
+            Event::PauseRequested(_) => {
+                keep(&mut self.switches, fact.commit);
+                if self.state == State::Running {
+                    self.state = State::Pausing;
+                }
+            }
+            Event::SandboxPaused(paused) if matches!(self.state, State::Pausing | State::Stopping) => {
+                self.reserved = self.reserved.min(paused.reserved(self.shape));
+                self.used = Used { at: paused.paused_at, counted: paused.used(self.shape) };
+                self.pauses = self.pauses.saturating_add(1);
+                if self.state == State::Pausing {
+                    self.state = State::Paused;
+                }
+            }
+            Event::SandboxResumed(resumed) => {
+                keep(&mut self.switches, fact.commit);
+                self.reserved = resumed.reserved;
+                if self.state == State::Paused {
+                    self.used = self.used_paused(fact.at);
+                    self.end_at = Some(resumed.end_at);
                     self.state = State::Running;
                 }
             }
@@ -231,20 +330,11 @@ impl Sandbox {
                 self.state = State::Stopped(stopped.reason);
             }
             Event::SandboxFailed(failed) => {
-                self.ended_at = Some(at);
+                self.ended_at = Some(fact.at);
                 self.state = State::Failed(failed.reason);
             }
             _ => {}
         }
-    }
-
-    fn extend(&mut self, extended: &TimeoutExtended, fact: &Fact<'_>) {
-        self.end_at = Some(extended.end_at);
-        self.reserved = extended.reserved;
-        if self.extensions.len() == EXTENSIONS_KEPT {
-            self.extensions.remove(0);
-        }
-        self.extensions.push(Extension { commit: fact.commit, at: fact.at, end_at: extended.end_at });
     }
 
     /// The extension that this commit made, if it is one of the latest.
@@ -252,13 +342,44 @@ impl Sandbox {
         self.extensions.iter().find(|extension| extension.commit == commit)
     }
 
-    /// What of the plan it has used or may still use: the reservation while it lives, what it ran once it has stopped, nothing if
-    /// it failed.
+    /// What it has used by `now` if it was paused all the time since [`Self::used`].
+    fn used_paused(&self, now: Timestamp) -> Used {
+        let more = self.shape.paused(now.since(self.used.at));
+        Used { at: now, counted: self.used.counted.plus(more) }
+    }
+
+    /// What has to be reserved for it in all so that it may stay as it is, running or paused, until `end_at`.
+    pub fn reservation_until(&self, end_at: Timestamp) -> StandardMillis {
+        let used = match self.state {
+            State::Paused => self.used_paused(end_at),
+            _ => Used { at: end_at, counted: self.used.counted.plus(end_at.since(self.used.at)) },
+        };
+        self.shape.charge(used.counted)
+    }
+
+    /// What has to be reserved for it in all so that it may run from `now` until `end_at`, having been paused until now.
+    pub fn reservation_to_resume(&self, now: Timestamp, end_at: Timestamp) -> StandardMillis {
+        self.shape.charge(self.used_paused(now).counted.plus(end_at.since(now)))
+    }
+
+    /// What of the plan it has used or may still use: the reservation while it lives, what counts of its time once it has stopped, never
+    /// more than the reservation, nothing if it failed. A bill for it says the same.
     pub fn charged(&self) -> StandardMillis {
+        let reserved = self.reserved.whole_seconds();
         match self.state {
             State::Failed(_) => StandardMillis::ZERO,
-            State::Stopped(_) => self.shape.weigh(self.meter.unwrap_or_default().wall),
-            _ => self.reserved,
+            State::Stopped(_) => {
+                self.shape.charge(self.meter.unwrap_or_default().counted(self.shape)).min(reserved)
+            }
+            _ => reserved,
         }
     }
+}
+
+/// Adds to a list of which the latest are kept.
+fn keep<T>(list: &mut Vec<T>, latest: T) {
+    if list.len() == EXTENSIONS_KEPT {
+        list.remove(0);
+    }
+    list.push(latest);
 }

@@ -109,6 +109,10 @@ fn stopped(at: u64, meter: Meter) -> SandboxStopped {
     SandboxStopped { reason: StopReason::Requested, stopped_at: Timestamp(at), meter, teardown: Millis(1) }
 }
 
+fn paused(at: u64, end: u64, meter: Meter) -> SandboxPaused {
+    SandboxPaused { paused_at: Timestamp(at), end_at: Timestamp(end), meter }
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let sealed = Sealed { key: DataKeyLabel::Account, nonce: [0; 24], text: vec![1] };
     let opened = AccountOpened { email: sealed, plan: "free".to_owned() };
@@ -140,6 +144,11 @@ fn event() -> impl Strategy<Value = Event> {
         (sandbox(), amount()).prop_map(|(sandbox, n)| {
             TimeoutExtended { sandbox, end_at: Timestamp(n), reserved: StandardMillis(n) }.into()
         }),
+        (sandbox(), amount()).prop_map(|(sandbox, n)| {
+            SandboxResumed { sandbox, end_at: Timestamp(n), reserved: StandardMillis(n) }.into()
+        }),
+        Just(PauseRequested {}.into()),
+        (amount(), amount(), meter()).prop_map(|(at, end, meter)| paused(at, end, meter).into()),
         Just(StopRequested {}.into()),
         (0..2u8).prop_map(|n| SandboxClaimed { host: HostId::from_bytes([n; 16]) }.into()),
         (amount(), amount()).prop_map(|(at, end)| started(at, end).into()),
@@ -195,6 +204,7 @@ fn with_own_ids(mut step: Step) -> Step {
     match &mut step.event {
         Event::SandboxRequested(requested) => requested.sandbox = own_sandbox(requested.sandbox),
         Event::TimeoutExtended(extended) => extended.sandbox = own_sandbox(extended.sandbox),
+        Event::SandboxResumed(resumed) => resumed.sandbox = own_sandbox(resumed.sandbox),
         Event::TokenCreated(created) => {
             created.token = TokenId::from_bytes(own(created.token.as_bytes()));
             created.verifier.0[31] = account.as_bytes()[0] + 100;
@@ -300,7 +310,16 @@ proptest! {
         let directory: Directory = fold(Directory::default(), &steps);
         let mut live = BTreeMap::new();
         for n in 0..3u8 {
-            for (id, sandbox) in directory.sandboxes.of(AccountId::from_bytes([n; 16])) {
+            let account = AccountId::from_bytes([n; 16]);
+            let of = || directory.sandboxes.of(account).map(|(_, sandbox)| sandbox);
+            let count = of().filter(|sandbox| !sandbox.state.is_final()).count();
+            prop_assert_eq!(directory.sandboxes.live_of(account) as usize, count);
+            for day in of().map(|sandbox| Day::of(sandbox.requested_at)) {
+                let of_day = of().filter(|sandbox| Day::of(sandbox.requested_at) == day);
+                let sum = of_day.fold(0_u64, |sum, sandbox| sum.wrapping_add(sandbox.charged().0));
+                prop_assert_eq!(directory.sandboxes.charged(account, day, Day(day.0.saturating_add(1))).0, if day.0 == u32::MAX { 0 } else { sum });
+            }
+            for (id, sandbox) in directory.sandboxes.of(account) {
                 prop_assert_eq!(sandbox.account, AccountId::from_bytes([n; 16]));
                 if !sandbox.state.is_final() {
                     live.insert(id, sandbox.clone());
@@ -312,7 +331,8 @@ proptest! {
     }
 }
 
-/// What happens to one sandbox, by a letter: request, claim, start, want to stop, stopped, failed.
+/// What happens to one sandbox, by a letter: request, claim, start, want to pause, paused, resumed (`g`: it goes on), want to stop, stopped,
+/// failed.
 fn history_of(letters: &str) -> Vec<Step> {
     let (account, id) = (AccountId::from_bytes([1; 16]), SandboxId::from_bytes([1; 16]));
     let own = SubjectKind::Sandbox(account, id);
@@ -321,6 +341,16 @@ fn history_of(letters: &str) -> Vec<Step> {
             'r' => (SubjectKind::Admission(account), requested(id, 1, 60_000).into()),
             'c' => (own, SandboxClaimed { host: HostId::from_bytes([1; 16]) }.into()),
             's' => (own, started(5, 60_005).into()),
+            'p' => (own, PauseRequested {}.into()),
+            // 5 s ran, 40 s are left, for which 999 MiB count 4.9 s.
+            'P' => {
+                let meter = Meter { wall: Millis(5_000), ..Meter::default() };
+                (own, paused(20_005, 60_005, meter).into())
+            }
+            'g' => {
+                let (end_at, reserved) = (Timestamp(60_005), StandardMillis(50_000));
+                (SubjectKind::Admission(account), SandboxResumed { sandbox: id, end_at, reserved }.into())
+            }
             'w' => (own, StopRequested {}.into()),
             'x' => (own, stopped(9, Meter { wall: Millis(4), ..Meter::default() }).into()),
             'f' => (own, SandboxFailed { reason: FailReason::BootFailed }.into()),
@@ -343,19 +373,26 @@ fn a_sandbox_goes_from_state_to_state() {
     check("r", "requested", 60_000);
     check("rc", "starting", 60_000);
     check("rcs", "running", 60_000);
+    check("rcp", "starting", 60_000);
+    check("rcsp", "pausing", 60_000);
+    check("rcspP", "paused", 10_000);
+    check("rcspPg", "running", 50_000);
+    check("rcspPw", "stopping", 10_000);
+    check("rcspwP", "stopping", 10_000);
+    check("rcspPx", "stopped", 1_000);
     check("rcw", "stopping", 60_000);
     check("rcws", "stopping", 60_000);
     check("rcsw", "stopping", 60_000);
-    check("rcswx", "stopped", 4);
-    check("rcsx", "stopped", 4);
+    check("rcswx", "stopped", 1_000);
+    check("rcsx", "stopped", 1_000);
     check("rcf", "failed", 0);
     check("rf", "failed", 0);
 }
 
 #[test]
 fn nothing_leads_out_of_a_final_state() {
-    for last in ["c", "s", "w", "x", "f", "r"] {
-        check(&format!("rcsx{last}"), "stopped", 4);
+    for last in ["c", "s", "p", "P", "g", "w", "x", "f", "r"] {
+        check(&format!("rcsx{last}"), "stopped", 1_000);
         check(&format!("rf{last}"), "failed", 0);
     }
 }
@@ -365,6 +402,10 @@ fn what_is_repeated_changes_nothing() {
     check("rr", "requested", 60_000);
     check("rcc", "starting", 60_000);
     check("rcss", "running", 60_000);
+    check("rcspp", "pausing", 60_000);
+    check("rcspPP", "paused", 10_000);
+    check("rcspPp", "paused", 10_000);
+    check("rcspPgg", "running", 50_000);
     check("rcsww", "stopping", 60_000);
 }
 

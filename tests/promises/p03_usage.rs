@@ -37,6 +37,29 @@ async fn a_replay_of_the_log_gives_the_same_bill() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_paused_sandbox_keeps_its_data_and_is_metered_for_its_memory_alone() -> Result<()> {
+    let mut world = World::start(&["--pool", "0"]).await?;
+    let (user, _) = world.user("p03@example.org").await?;
+    let id = sandbox(&user, json!({ "template": "base", "timeout": 300 })).await?;
+    run(&user, &id, "echo kept > /tmp/data").await?;
+    let paused = user.post(&format!("/sandboxes/{id}/pause"), json!({})).await?.expect(200)?;
+    assert_eq!(paused["status"], "paused");
+    let refused = user.post(&format!("/sandboxes/{id}/commands"), json!({ "command": "true" })).await?;
+    assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("sandbox_paused")));
+    // A pause that is long beside what the guest ran.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let resumed = user.post(&format!("/sandboxes/{id}/resume"), json!({})).await?.expect(200)?;
+    assert_eq!(resumed["status"], "running");
+    assert_eq!(run(&user, &id, "cat /tmp/data").await?, "kept");
+    destroy(&user, &id).await?;
+    let bill = user.get("/account/usage").await?.expect(200)?;
+    let used = |field: &str| bill["sandboxes"][0][field].as_u64().unwrap_or_default();
+    let held_ms = used("memoryMibSeconds") * 1000 / used("memoryMB");
+    assert!(held_ms >= used("wallMs") + 3_000, "its memory was metered while it was paused: {bill}");
+    world.close().await
+}
+
+#[tokio::test]
 async fn of_sandboxes_asked_for_at_once_the_plan_admits_exactly_what_it_allows() -> Result<()> {
     const AT_ONCE: usize = 2;
     let plans = std::fs::read_to_string(omnirun_test_support::root().join("infra/plans.toml"))?;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use omnirun_events::auth::{ChallengeIssued, Purpose};
 use omnirun_events::event::{EventName, WRITTEN};
+use omnirun_events::sandbox::{SandboxStopped, StopReason};
 use omnirun_events::sealing::DataKey;
 use omnirun_events::*;
 use serde_bytes::ByteBuf;
@@ -74,6 +75,9 @@ fn as_read(name: &str, version: u16) -> Event {
     match (event(name), version) {
         (Event::ChallengeIssued(issued), 1) => {
             ChallengeIssued { epoch: 20_780, purpose: Purpose::SignIn, ..issued }.into()
+        }
+        (Event::SandboxStopped(stopped), 1) => {
+            SandboxStopped { reason: StopReason::TimedOut, ..stopped }.into()
         }
         (event, _) => event,
     }

@@ -4,7 +4,7 @@ use omnirun_events::event::WRITTEN;
 use omnirun_events::keys::{KeyEnrolled, KeyRetired};
 use omnirun_events::sandbox::SandboxClaimed;
 use omnirun_events::signing::Signer;
-use omnirun_events::verify::{FaultKind, Ignored, Verdict};
+use omnirun_events::verify::{FaultKind, Ignored, Verdict, Verifier};
 use omnirun_events::*;
 
 use crate::sample::*;
@@ -40,8 +40,8 @@ fn claimed() -> Written {
 fn the_table_of_roles_is_the_agreed_one() {
     for (name, _) in WRITTEN {
         let expected: &[Role] = match *name {
-            "sandbox.failed" => &[Role::Commands, Role::Worker],
-            "sandbox.claimed" | "sandbox.started" | "sandbox.stopped" => &[Role::Worker],
+            "sandbox.failed" | "sandbox.stopped" => &[Role::Commands, Role::Worker],
+            "sandbox.claimed" | "sandbox.started" | "sandbox.paused" => &[Role::Worker],
             "usage.metered" | "host.joined" | "host.left" | "host.caught_up" => &[Role::Worker],
             "key.enrolled" | "key.retired" => &[Role::Root],
             _ => &[Role::Commands],
@@ -72,6 +72,19 @@ fn a_worker_that_speaks_for_anothers_sandbox_is_ignored() {
     ] {
         ignored(&mut claimed(), &other, subject, vec![event(name)], Ignored::ForeignHost);
     }
+}
+
+#[test]
+fn a_host_that_was_given_up_has_no_word_on_its_sandbox_any_more_and_its_readings_stay() {
+    let mut log = claimed();
+    let (commands, worker) = (signer(Role::Commands, 0), signer(Role::Worker, 0));
+    believed(&mut log, &worker, usage_subject(), vec![event("usage.metered")]);
+    believed(&mut log, &commands, sandbox_subject(), vec![event("sandbox.stopped")]);
+    let stored = log.verifier.state();
+    log.verifier = Verifier::from_state(stored).expect("it was just made");
+    ignored(&mut log, &worker, sandbox_subject(), vec![event("sandbox.stopped")], Ignored::ForeignHost);
+    believed(&mut log, &worker, usage_subject(), vec![event("usage.metered")]);
+    believed(&mut log, &worker, SubjectKind::Host(host(0)), vec![event("host.joined")]);
 }
 
 #[test]
@@ -123,7 +136,7 @@ fn commands_neither_claims_nor_acts_as_a_host() {
 
 #[test]
 fn one_foreign_event_makes_the_whole_record_ignored() {
-    let events = vec![event("sandbox.stop_requested"), event("sandbox.stopped")];
+    let events = vec![event("sandbox.stop_requested"), event("sandbox.started")];
     let why = Ignored::Role(Role::Commands);
     ignored(&mut claimed(), &signer(Role::Commands, 0), sandbox_subject(), events, why);
 }

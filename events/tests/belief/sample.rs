@@ -111,8 +111,21 @@ pub fn event(name: &str) -> Event {
             reserved: StandardMillis(600_000),
         }
         .into(),
+        "sandbox.resumed" => SandboxResumed {
+            sandbox: sandbox(),
+            end_at: Timestamp(1_795_000_600_000),
+            reserved: StandardMillis(570_000),
+        }
+        .into(),
         "admission.trimmed" => AdmissionTrimmed {}.into(),
         "sandbox.stop_requested" => StopRequested {}.into(),
+        "sandbox.pause_requested" => PauseRequested {}.into(),
+        "sandbox.paused" => SandboxPaused {
+            paused_at: Timestamp(1_795_000_060_000),
+            end_at: Timestamp(1_795_000_300_000),
+            meter,
+        }
+        .into(),
         "sandbox.failed" => SandboxFailed { reason: FailReason::NoCapacity }.into(),
         "sandbox.claimed" => SandboxClaimed { host: host(0) }.into(),
         "sandbox.started" => SandboxStarted {
@@ -124,7 +137,7 @@ pub fn event(name: &str) -> Event {
         }
         .into(),
         "sandbox.stopped" => SandboxStopped {
-            reason: StopReason::TimedOut,
+            reason: StopReason::HostLost,
             stopped_at: Timestamp(1_795_000_300_000),
             meter,
             teardown: Millis(37),
@@ -149,6 +162,9 @@ pub fn event(name: &str) -> Event {
         .into(),
         "host.joined" => joined().into(),
         "host.left" => HostLeft {}.into(),
+        "host.lost" => {
+            HostLost { operator: "night shift".to_owned(), reason: "rack 7 burned".to_owned() }.into()
+        }
         "key.enrolled" => enrolment(Role::Worker, 0).into(),
         "key.retired" => KeyRetired { key: signer(Role::Worker, 0).id() }.into(),
         "master_key.rotated" => MasterKeyRotated { epoch: 2 }.into(),

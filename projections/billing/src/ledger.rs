@@ -4,21 +4,22 @@
 //! the logs are read. What ran on a day is the difference to the days before it. A month's last word is its statement, which comes
 //! as an event; from there on readings of its days are not looked at, so that a rebuild does not need them and ends alike.
 //!
-//! Nothing is known of a sandbox but what was metered: one whose host died is billed to the last reading that arrived. There is no
-//! event yet by which a sandbox pauses; when there is, a pause is rated by its memory alone, here.
+//! Nothing is known of a sandbox but what was metered: one whose host died is billed to the last reading that arrived. What it was
+//! paused counts for its memory alone ([`Meter::counted`]). Nobody is billed for more than was reserved.
 
 use std::collections::BTreeMap;
 
 use omnirun_events::billing::{Carried, Correction, StatementClosed, StatementLine};
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, SandboxId};
+use omnirun_events::sandbox::{SandboxStopped, StopReason};
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::{Day, MicroCents, Millis, Shape, StandardMillis, Timestamp};
+use omnirun_events::usage::Meter;
 use omnirun_projections::{Fact, Fold};
 use serde::{Deserialize, Serialize};
 
 use crate::calendar::Period;
-use crate::rating::billed;
 
 /// Every account's ledger. Follows EVENTS and the usage logs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,11 +68,13 @@ impl Closed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Running {
     shape: Shape,
-    /// Running time in closed statements.
+    /// What is reserved for it: it is billed for no more.
+    reserved: StandardMillis,
+    /// Running time that counts in closed statements.
     base: Millis,
-    /// The highest reading of each day, in order of days.
+    /// What counts by the highest reading of each day, in order of days.
     days: Vec<(Day, Millis)>,
-    /// When it stopped, and the reading that is its last word.
+    /// When it stopped, and the most that counts from then on.
     stopped: Option<(Timestamp, Millis)>,
 }
 
@@ -156,25 +159,39 @@ impl Ledger {
         carried.filter(|carried| carried.wall > Millis::ZERO).collect()
     }
 
-    fn observe(&mut self, id: SandboxId, at: Timestamp, wall: Millis) {
+    fn observe(&mut self, id: SandboxId, at: Timestamp, meter: &Meter) {
         let day = Day::of(at);
         if day.start() < self.closed_through {
             return;
         }
         // A request comes before all readings of its sandbox, in every order of the logs; of what is not known there is nothing to bill.
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        let counted = meter.counted(sandbox.shape);
         match sandbox.days.binary_search_by_key(&day, |(day, _)| *day) {
-            Ok(place) => sandbox.days[place].1 = sandbox.days[place].1.max(wall),
-            Err(place) => sandbox.days.insert(place, (day, wall)),
+            Ok(place) => sandbox.days[place].1 = sandbox.days[place].1.max(counted),
+            Err(place) => sandbox.days.insert(place, (day, counted)),
         }
     }
 
-    fn stop(&mut self, id: SandboxId, at: Timestamp, wall: Millis) {
-        self.observe(id, at, wall);
+    /// Changes what is reserved for a sandbox that has not ended.
+    fn reserve(&mut self, id: SandboxId, change: impl FnOnce(&Running) -> StandardMillis) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&id).filter(|sandbox| sandbox.stopped.is_none()) {
+            sandbox.reserved = change(sandbox);
+        }
+    }
+
+    fn stop(&mut self, id: SandboxId, stopped: &SandboxStopped) {
+        let (at, meter) = (stopped.stopped_at, &stopped.meter);
+        self.observe(id, at, meter);
         if at < self.closed_through {
             self.sandboxes.remove(&id);
         } else if let Some(sandbox) = self.sandboxes.get_mut(&id) {
-            sandbox.stopped.get_or_insert((at, wall));
+            let limit = match stopped.reason {
+                // What its host found of it may be less than what had been metered; that had been used all the same.
+                StopReason::OwnerDied => Millis(u64::MAX),
+                _ => meter.counted(sandbox.shape),
+            };
+            sandbox.stopped.get_or_insert((at, limit));
         }
     }
 
@@ -198,8 +215,13 @@ impl Ledger {
 }
 
 impl Running {
-    fn new(shape: Shape) -> Self {
-        Self { shape, base: Millis::ZERO, days: Vec::new(), stopped: None }
+    fn new(shape: Shape, reserved: StandardMillis) -> Self {
+        Self { shape, reserved, base: Millis::ZERO, days: Vec::new(), stopped: None }
+    }
+
+    /// What it is billed for in all once so much of its time counts.
+    fn billed(&self, counted: Millis) -> StandardMillis {
+        self.shape.charge(counted).min(self.reserved.whole_seconds())
     }
 
     /// What it used on each day on which it used something.
@@ -208,7 +230,7 @@ impl Running {
         let limit = self.stopped.map_or(Millis(u64::MAX), |(_, wall)| wall);
         let days = self.days.iter().scan(self.base, move |before, (day, wall)| {
             let so_far = (*before).max((*wall).min(limit));
-            let used = billed(self.shape, so_far).minus(billed(self.shape, *before));
+            let used = self.billed(so_far).minus(self.billed(*before));
             *before = so_far;
             Some((*day, used))
         });
@@ -225,7 +247,7 @@ impl Running {
 
 impl Fold for Billing {
     const NAME: &'static str = "billing";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn apply(&mut self, fact: &Fact<'_>) {
         let Some(account) = fact.kind.account() else { return };
@@ -237,14 +259,23 @@ impl Fold for Billing {
         match (fact.kind, fact.event) {
             (SubjectKind::Admission(_), Event::SandboxRequested(requested)) => {
                 let entry = ledger.sandboxes.entry(requested.sandbox);
-                entry.or_insert_with(|| Running::new(requested.shape));
+                entry.or_insert_with(|| Running::new(requested.shape, requested.reserved));
+            }
+            (SubjectKind::Admission(_), Event::TimeoutExtended(extended)) => {
+                ledger.reserve(extended.sandbox, |_| extended.reserved);
+            }
+            (SubjectKind::Admission(_), Event::SandboxResumed(resumed)) => {
+                ledger.reserve(resumed.sandbox, |_| resumed.reserved);
+            }
+            (SubjectKind::Sandbox(_, id), Event::SandboxPaused(paused)) => {
+                ledger.reserve(id, |sandbox| sandbox.reserved.min(paused.reserved(sandbox.shape)));
             }
             (SubjectKind::Sandbox(_, id), Event::SandboxFailed(_)) => drop(ledger.sandboxes.remove(&id)),
             (SubjectKind::Sandbox(_, id), Event::SandboxStopped(stopped)) => {
-                ledger.stop(id, stopped.stopped_at, stopped.meter.wall);
+                ledger.stop(id, stopped);
             }
             (SubjectKind::Usage(_, _, id), Event::UsageMetered(metered)) => {
-                ledger.observe(id, metered.observed_at, metered.meter.wall);
+                ledger.observe(id, metered.observed_at, &metered.meter);
             }
             (SubjectKind::Billing(_), Event::StatementClosed(statement)) => ledger.close(statement, fact.at),
             (SubjectKind::Billing(_), Event::StatementCorrected(corrected)) => {

@@ -17,4 +17,4 @@ pub mod due;
 pub use calendar::Period;
 pub use ledger::{Billing, Closed, Ledger};
 pub use plans::{Plan, Plans, PlansError, Price};
-pub use rating::{Bill, billed, rate};
+pub use rating::{Bill, rate};

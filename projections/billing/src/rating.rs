@@ -1,6 +1,8 @@
-//! Rating: from running time to an amount. Per second, integers only.
+//! Rating: from use of the plan to an amount. Per second, integers only. What counts as use is [`Shape::charge`]'s to say.
+//!
+//! [`Shape::charge`]: omnirun_events::unit::Shape::charge
 
-use omnirun_events::unit::{MicroCents, Millis, Shape, StandardMillis};
+use omnirun_events::unit::{MicroCents, StandardMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::plans::Price;
@@ -20,15 +22,8 @@ pub struct Bill {
     pub amount: MicroCents,
 }
 
-/// What of the plan a sandbox of this shape has used once it has run for `wall`: its weight, rounded up to a whole second.
-///
-/// What it used between two moments is the difference of two of these, so that parts of it always add up to the whole.
-pub fn billed(shape: Shape, wall: Millis) -> StandardMillis {
-    StandardMillis(shape.weigh(wall).0.div_ceil(1000).saturating_mul(1000))
-}
-
-/// The bill for this much use. Overage where the price sells none costs nothing: it can only be what a sandbox ran beyond its
-/// reservation, which is ours to bear.
+/// The bill for this much use. Overage where the price sells none costs nothing: it can only come of a plan that
+/// was changed, which is ours to bear.
 pub fn rate(price: &Price, standard: StandardMillis) -> Bill {
     let included = standard.min(price.included);
     let overage = standard.minus(included);
@@ -39,7 +34,7 @@ pub fn rate(price: &Price, standard: StandardMillis) -> Bill {
 
 #[cfg(test)]
 mod tests {
-    use omnirun_events::unit::{Mebibytes, Timestamp, Vcpus};
+    use omnirun_events::unit::Timestamp;
     use proptest::prelude::*;
 
     use super::*;
@@ -51,14 +46,6 @@ mod tests {
             year: MicroCents(10_000_000),
             included: StandardMillis(included),
             overage_per_second: overage_per_second.map(MicroCents),
-        }
-    }
-
-    #[test]
-    fn a_started_second_is_a_second_and_a_double_shape_counts_twice() {
-        let shape = |memory| Shape { vcpus: Vcpus(1), memory: Mebibytes(memory) };
-        for (memory, wall, expected) in [(512, 0, 0), (512, 1, 1000), (512, 1001, 2000), (4096, 1001, 3000)] {
-            assert_eq!(billed(shape(memory), Millis(wall)), StandardMillis(expected), "{memory} {wall}");
         }
     }
 

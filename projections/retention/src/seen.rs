@@ -33,6 +33,7 @@ impl Seen {
         let about = record.events.iter().find_map(|event| match event {
             Event::SandboxRequested(requested) => Some(requested.sandbox),
             Event::TimeoutExtended(extended) => Some(extended.sandbox),
+            Event::SandboxResumed(resumed) => Some(resumed.sandbox),
             _ => None,
         });
         Some(Self {

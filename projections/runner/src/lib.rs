@@ -10,6 +10,8 @@ pub mod follow;
 
 pub mod rebuild;
 
+pub mod readings;
+
 pub use checkpoint::Checkpoints;
 pub use follow::{Follower, Source, StartError, follow};
 pub use live::{Live, NotCaughtUp, NotReached, Progress, Snapshot, Status};

@@ -13,7 +13,9 @@ pub mod close;
 pub mod admission;
 pub mod billing;
 pub mod extend;
+pub mod pause;
 pub mod request;
+pub mod resume;
 pub mod stop;
 
 use omnirun_commands_api::{Code, Envelope, Outcome, Rejection};

@@ -175,7 +175,7 @@ impl CommandService {
             directory.sandboxes.of(account).map(|(id, sandbox)| (id, sandbox.clone())).collect()
         });
         for (id, sandbox) in &sandboxes {
-            if matches!(sandbox.state, State::Requested | State::Starting | State::Running) {
+            if !sandbox.state.is_final() && sandbox.state != State::Stopping {
                 let subject = SubjectKind::Sandbox(account, *id).into();
                 let wish = self.wish(account, CommandId::derive(id.as_bytes(), "erasure/stop"));
                 self.writer.run(&[subject], |directory| stop::decide(directory, &wish, *id)).await?;

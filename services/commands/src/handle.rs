@@ -10,6 +10,7 @@ mod billing;
 mod change_email;
 mod close;
 mod fields;
+mod lose_host;
 mod operator;
 mod sandboxes;
 mod tokens;

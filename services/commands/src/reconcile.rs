@@ -1,4 +1,5 @@
-//! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back; data keys
+//! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back; what is left
+//! to say of hosts that were given up; data keys
 //! that nothing needs are destroyed, and the master key is rotated in the night after something was erased ([`crate::rotation`]).
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(crate) async fn run(service: Arc<CommandService>) {
         tokio::select! {
             _ = looks.tick() => {
                 let _ = service.fail_unclaimed().await;
+                let _ = service.end_lost().await;
                 let _ = service.index.sync().await;
                 let _ = service.go_on_erasing().await;
             }

@@ -204,6 +204,15 @@ impl CommandService {
             Command::ExtendTimeout { account, sandbox, timeout } => {
                 self.extend_timeout(envelope, *account, *sandbox, *timeout).await
             }
+            Command::PauseSandbox { account, sandbox } => {
+                self.pause_sandbox(envelope, *account, *sandbox).await
+            }
+            Command::ResumeSandbox { account, sandbox } => {
+                self.resume_sandbox(envelope, *account, *sandbox).await
+            }
+            Command::LoseHost { host, operator, reason } => {
+                self.lose_host(envelope, *host, operator, reason).await
+            }
             Command::CloseAccount { account, confirm } => {
                 self.close_account(envelope, *account, confirm).await
             }
@@ -251,6 +260,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
         Command::RequestCode { .. }
         | Command::VerifyCode { .. }
         | Command::EraseAccount { .. }
+        | Command::LoseHost { .. }
         | Command::RotateMasterKey
         | Command::RecordOperator { .. } => None,
         Command::RequestEmailChange { account, .. }
@@ -260,6 +270,8 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::SignOutEverywhere { account }
         | Command::RequestSandbox { account, .. }
         | Command::StopSandbox { account, .. }
+        | Command::PauseSandbox { account, .. }
+        | Command::ResumeSandbox { account, .. }
         | Command::ExtendTimeout { account, .. }
         | Command::CloseStatement { account, .. }
         | Command::CorrectStatement { account, .. }

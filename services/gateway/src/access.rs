@@ -45,6 +45,8 @@ pub const TABLE: &[(&str, &str, Access)] = &[
     ("GET", "/sandboxes/{id}", READ),
     ("DELETE", "/sandboxes/{id}", CREATE),
     ("POST", "/sandboxes/{id}/timeout", CREATE),
+    ("POST", "/sandboxes/{id}/pause", CREATE),
+    ("POST", "/sandboxes/{id}/resume", CREATE),
     ("POST", "/sandboxes/{id}/code", EXEC),
     ("POST", "/sandboxes/{id}/commands", EXEC),
     ("GET", "/sandboxes/{id}/commands", EXEC),

@@ -143,6 +143,14 @@ const fn guest_lost() -> ApiError {
     ApiError::new(axum::http::StatusCode::BAD_GATEWAY, "guest_lost", "The connection to the sandbox broke.")
 }
 
+const fn sandbox_paused() -> ApiError {
+    ApiError::new(
+        axum::http::StatusCode::CONFLICT,
+        "sandbox_paused",
+        "The sandbox is paused; resume it with POST /sandboxes/{id}/resume first.",
+    )
+}
+
 pub(crate) const fn sandbox_ended() -> ApiError {
     ApiError::new(axum::http::StatusCode::CONFLICT, "sandbox_ended", "The sandbox has ended.")
 }
@@ -165,6 +173,7 @@ impl Shared {
             let found = directory.sandboxes.get(sandbox).ok_or_else(ApiError::not_found)?;
             match found.state {
                 State::Running => {}
+                State::Pausing | State::Paused => return Err(sandbox_paused()),
                 State::Requested | State::Starting => return Err(not_ready),
                 State::Stopping | State::Stopped(_) | State::Failed(_) => return Err(sandbox_ended()),
             }

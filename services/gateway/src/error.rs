@@ -161,6 +161,7 @@ const fn status_of(code: Code) -> (StatusCode, &'static str) {
         Code::NotFound => (StatusCode::NOT_FOUND, "not_found"),
         Code::AddressTaken => (StatusCode::CONFLICT, "address_taken"),
         Code::AlreadyFinal => (StatusCode::CONFLICT, "sandbox_ended"),
+        Code::NotRunning => (StatusCode::CONFLICT, "sandbox_not_ready"),
         Code::AccountClosing => (StatusCode::CONFLICT, "account_closing"),
         Code::IdempotencyConflict => (StatusCode::CONFLICT, "idempotency_conflict"),
         Code::PlanLimit => (StatusCode::PAYMENT_REQUIRED, "plan_limit"),

@@ -65,6 +65,8 @@ fn all() -> OpenApiRouter<App> {
         .routes(routes!(sandboxes::create::create, sandboxes::list::list))
         .routes(routes!(sandboxes::get, sandboxes::stop))
         .routes(routes!(sandboxes::set_timeout))
+        .routes(routes!(sandboxes::pause::pause))
+        .routes(routes!(sandboxes::pause::resume))
         .routes(routes!(code::run))
         .routes(routes!(commands::start, commands::list))
         .routes(routes!(commands::get, commands::kill))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use omnirun_commands_api::Commands;
-use omnirun_events::id::{AccountId, KeyId};
+use omnirun_events::id::{AccountId, HostId, KeyId};
 use omnirun_events::log::{Append, Position, Read, ReadError};
 use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::subject::Log;
@@ -20,7 +20,7 @@ use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
 use crate::socket::SocketRead;
-use crate::{account, erase, exported, identity, keys, receipt, replay, show, tail, text, verify};
+use crate::{account, erase, exported, host, identity, keys, receipt, replay, show, tail, text, verify};
 
 /// Arguments of `omnirun ops`.
 #[derive(Debug, Args)]
@@ -79,6 +79,12 @@ pub enum OpsCommand {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// The machines that run sandboxes
+    Host {
+        /// What became of one
+        #[command(subcommand)]
+        command: HostCommand,
+    },
     /// What a person asked for by mail
     Account {
         /// What they asked for
@@ -111,6 +117,22 @@ pub enum KeysCommand {
     Retire {
         /// The key, as `tail` names it
         key: KeyId,
+    },
+}
+
+/// What can become of a host.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Give up a host that will not come back: its sandboxes end, and their accounts have their places and their time again
+    Lost {
+        /// The host's id, as `tail --filter 'sys.host.>'` names it
+        host: HostId,
+        /// What you are called
+        #[arg(long)]
+        operator: String,
+        /// Why, such as the number of the incident
+        #[arg(long)]
+        reason: String,
     },
 }
 
@@ -289,6 +311,10 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             let what = if retired.added == 0 { "retired before" } else { "retired" };
             writeln!(context.out, "{what}: {key} at {}", retired.position)?;
             Ok(Exit::Good)
+        }
+        OpsCommand::Host { command } => {
+            let commands = connect(&data, context).await?;
+            host::run(command, &*commands, &context.clock, &mut context.out).await
         }
         OpsCommand::Account { command: AccountCommand::Erase { account, operator, reason } } => {
             let commands = connect(&data, context).await?;

@@ -16,6 +16,7 @@ pub mod doctor;
 mod account;
 mod erase;
 mod exported;
+mod host;
 mod keys;
 mod receipt;
 mod replay;

@@ -1,6 +1,13 @@
 //! The life of the owner process: start, wait for whatever ends the guest, tear down, leave the numbers.
 
-use std::{io, io::Write, os::unix::net::UnixListener, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io,
+    io::Write,
+    os::unix::net::UnixListener,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use omnirun_vmm_api::{
     Stats, UnixMillis,
@@ -46,7 +53,14 @@ pub async fn live(owner: Arc<Owner>, listener: UnixListener) -> ExitCode {
     };
     let server = tokio::spawn(serve::serve(owner.clone(), listener));
     let mut ending = wait(&owner).await;
-    owner.life().stage = Stage::Ending;
+    {
+        let mut life = owner.life();
+        life.stage = Stage::Ending;
+        // What the teardown takes is nobody's running time.
+        if let Some(tenancy) = &mut life.tenancy {
+            tenancy.watch.stop(Instant::now());
+        }
+    }
     let left = tear_down(&owner, ending.reason).await;
     if let Some(tell) = ending.tell.take() {
         let _ = tell.send(left);
@@ -143,15 +157,26 @@ async fn out_of_reach(owner: &Owner) {
     }
 }
 
+/// Waits until the end: the time of day that was said last, or as much time since it was said as there was until then, whichever comes
+/// first. A clock that is set back gives nobody more time.
 async fn time_is_up(mut end: watch::Receiver<Option<UnixMillis>>) {
     loop {
-        let at = *end.borrow_and_update();
-        let left = at.map(|at| Duration::from_millis(at.0.saturating_sub(clock::now().0)));
-        match left {
-            Some(Duration::ZERO) => return,
-            Some(left) => drop(tokio::time::timeout(left.min(CLOCK_LOOK), end.changed()).await),
-            None if end.changed().await.is_err() => std::future::pending().await,
-            None => {}
+        let Some(at) = *end.borrow_and_update() else {
+            if end.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            continue;
+        };
+        let left = || Duration::from_millis(at.0.saturating_sub(clock::now().0));
+        let (told, granted) = (Instant::now(), left());
+        loop {
+            let left = left().min(granted.saturating_sub(told.elapsed()));
+            if left.is_zero() {
+                return;
+            }
+            if tokio::time::timeout(left.min(CLOCK_LOOK), end.changed()).await.is_ok() {
+                break;
+            }
         }
     }
 }

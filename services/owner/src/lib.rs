@@ -3,8 +3,8 @@
 //! few numbers when the guest has ended. Where the monitor is in this very process, the process divides: the owner goes
 //! into a jail with the monitor, and a keeper stays outside.
 //!
-//! Its messages are in `omnirun_vmm_api::owner`. Reading order: [`main`], [`owner`] (what it knows), [`start`] (boot or
-//! restore), [`agent`] (the connection), [`serve`] (the socket), [`snapshot`], [`end`] (the wait for an end, and the
+//! Its messages are in `omnirun_vmm_api::owner`. Reading order: [`main`], [`owner`] (what it knows), [`stopwatch`] (how
+//! long its sandbox has run), [`start`] (boot or restore), [`agent`] (the connection), [`serve`] (the socket), [`snapshot`], [`end`] (the wait for an end, and the
 //! teardown); then [`outside`] (what is done to the host's files), [`shelf`] (a snapshot's place) and [`keeper`].
 
 mod owner;
@@ -30,6 +30,8 @@ mod keeper;
 mod end;
 
 mod clock;
+
+mod stopwatch;
 
 use std::{
     fs, io,

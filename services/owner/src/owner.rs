@@ -1,6 +1,9 @@
 //! What an owner process knows about its guest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use omnirun_vmm_api::{
     Guest, Monitor, Purpose, SnapshotFiles, Stats, TemplateDigests, UnixMillis, VmSpec,
@@ -10,7 +13,12 @@ use omnirun_vmm_api::{
 };
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot, watch};
 
-use crate::{agent::Agent, clock, outside::Outside};
+use crate::{
+    agent::Agent,
+    clock,
+    outside::Outside,
+    stopwatch::{Lap, Stopwatch},
+};
 
 /// A guest that several requests may touch, one at a time, on threads that may block.
 pub type SharedGuest = Arc<Mutex<Box<dyn Guest>>>;
@@ -20,7 +28,8 @@ pub type SharedGuest = Arc<Mutex<Box<dyn Guest>>>;
 pub struct Tenancy {
     pub sandbox_id: String,
     pub claimed: Claimed,
-    pub since: clock::Started,
+    /// How long it has run.
+    pub watch: Stopwatch,
     /// What the guest had used before it was claimed.
     pub before: Stats,
 }
@@ -182,12 +191,13 @@ impl Owner {
     /// What the sandbox has used, the guest having used `now` in all.
     pub fn usage(&self, now: &Stats) -> Usage {
         let Some(tenancy) = self.life().tenancy.clone() else { return Usage::default() };
-        let wall = tenancy.since.elapsed();
+        let Lap { ran, paused } = tenancy.watch.lap(Instant::now());
         let less = |now: u64, before: u64| now.saturating_sub(before);
         Usage {
-            wall_ms: wall,
+            wall_ms: ran.into(),
+            paused_ms: paused.into(),
             vcpu_ms: Millis(less(now.vcpu.0, tenancy.before.vcpu.0)),
-            memory_mib_s: self.spec.memory.held_for(wall),
+            memory_mib_s: self.spec.memory.held_for((ran + paused).into()),
             rx_bytes: Bytes(less(now.rx.0, tenancy.before.rx.0)),
             tx_bytes: Bytes(less(now.tx.0, tenancy.before.tx.0)),
         }

@@ -6,6 +6,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixListener as StdListener},
     path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
@@ -27,6 +28,7 @@ use crate::{
     owner::{Ending, Owner, Tenancy},
     relay::relay,
     snapshot,
+    stopwatch::Stopwatch,
 };
 
 /// Requests that one worker connection may have open.
@@ -141,7 +143,7 @@ async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
         hostname: wish.hostname,
         envs: wish.envs.into_iter().map(|(name, value)| (name, Private::from(value))).collect(),
     };
-    let since = clock::Started::now();
+    let watch = Stopwatch::start(Instant::now());
     let made = match agent.personalise(&personalise).await {
         Ok(made) => made,
         Err(AgentError::Refused { status, refusal }) if status.is_client_error() => {
@@ -161,7 +163,7 @@ async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
     owner.end.send_replace(wish.end_ms);
     let mut life = owner.life();
     life.stage = Stage::Claimed;
-    life.tenancy = Some(Tenancy { sandbox_id: wish.sandbox_id, claimed: claimed.clone(), since, before });
+    life.tenancy = Some(Tenancy { sandbox_id: wish.sandbox_id, claimed: claimed.clone(), watch, before });
     Ok(claimed)
 }
 
@@ -191,8 +193,17 @@ async fn change(owner: &Owner, wanted: Stage) -> Handled {
     });
     match done.await {
         Some(Ok(())) => {
-            owner.life().stage = wanted;
-            let agent = owner.life().agent.clone();
+            let agent = {
+                let mut life = owner.life();
+                life.stage = wanted;
+                if let Some(tenancy) = &mut life.tenancy {
+                    match wanted {
+                        Stage::Paused => tenancy.watch.pause(Instant::now()),
+                        _ => tenancy.watch.resume(Instant::now()),
+                    }
+                }
+                life.agent.clone()
+            };
             if let (Stage::Claimed, Some(agent)) = (wanted, agent) {
                 // Its clock stood still with it. A guest whose agent does not listen any more keeps the old time.
                 let _ = agent.set_clock(omnirun_agent_api::UnixMillis(clock::now().0)).await;

@@ -24,6 +24,8 @@ struct State {
     spec: OwnerSpec,
     template: TemplateDigests,
     tenancy: Mutex<Option<(String, Instant)>>,
+    /// Since when it stands still, and for how long it has before.
+    standing: Mutex<(Option<Instant>, Duration)>,
     /// Whether it was told to start its guest, if it waits for that.
     is_started: AtomicBool,
     end: watch::Sender<Option<UnixMillis>>,
@@ -35,16 +37,21 @@ struct State {
 impl State {
     fn usage(&self) -> Usage {
         let since = self.tenancy.lock().expect("no panic").as_ref().map(|(_, since)| since.elapsed());
-        let wall = Millis(since.unwrap_or_default().as_millis() as u64);
+        let age = Millis(since.unwrap_or_default().as_millis() as u64);
+        let (standing, before) = *self.standing.lock().expect("no panic");
+        let paused = before + standing.map_or(Duration::ZERO, |since| since.elapsed());
+        let paused_ms = Millis(age.0.min(paused.as_millis() as u64));
+        let wall_ms = Millis(age.0 - paused_ms.0);
         let MemoryMib(memory) = self.spec.memory;
-        let memory_mib_s = omnirun_vmm_api::MibSeconds(u64::from(memory) * wall.0 / 1000);
-        Usage { wall_ms: wall, vcpu_ms: Millis(wall.0 / 2), memory_mib_s, ..Usage::default() }
+        let memory_mib_s = omnirun_vmm_api::MibSeconds(u64::from(memory) * age.0 / 1000);
+        Usage { wall_ms, paused_ms, vcpu_ms: Millis(wall_ms.0 / 2), memory_mib_s, ..Usage::default() }
     }
 
     fn status(&self) -> Status {
         let tenancy = self.tenancy.lock().expect("no panic").clone();
         Status {
             stage: match (&tenancy, self.is_started.load(Ordering::SeqCst)) {
+                (Some(_), _) if self.standing.lock().expect("no panic").0.is_some() => Stage::Paused,
                 (Some(_), _) => Stage::Claimed,
                 (None, true) => Stage::Ready,
                 (None, false) => Stage::Spare,
@@ -113,6 +120,16 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             state.end.send_replace(new.end_ms);
             empty(StatusCode::NO_CONTENT)
         }
+        api::PAUSE => {
+            state.standing.lock().expect("no panic").0.get_or_insert(Instant::now());
+            empty(StatusCode::NO_CONTENT)
+        }
+        api::RESUME => {
+            let mut standing = state.standing.lock().expect("no panic");
+            let more = standing.0.take().map_or(Duration::ZERO, |since| since.elapsed());
+            standing.1 += more;
+            empty(StatusCode::NO_CONTENT)
+        }
         api::KILL => {
             let kill: Kill = serde_json::from_slice(&body).expect("the worker speaks the protocol");
             let mut ended = state.ended.subscribe();
@@ -170,6 +187,7 @@ async fn main() {
         is_started,
         template,
         tenancy: Mutex::default(),
+        standing: Mutex::default(),
         end: watch::Sender::new(None),
         reason: Mutex::default(),
         ending: Notify::new(),

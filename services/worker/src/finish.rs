@@ -5,15 +5,15 @@
 
 use std::io;
 
-use omnirun_events::codec;
 use omnirun_events::event::Event;
 use omnirun_events::id::SandboxId;
 use omnirun_events::log::ReadError;
 use omnirun_events::sandbox::{FailReason, SandboxFailed, SandboxStopped, StopReason};
-use omnirun_events::subject::{Slot, Subject, SubjectKind};
+use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::{Millis, Timestamp};
 use omnirun_events::usage::{Meter, UsageMetered};
 use omnirun_projections::sandboxes::{Sandbox, State};
+use omnirun_runner::readings;
 use omnirun_vmm_api::owner::{EndReason, Final};
 
 use crate::context::Context;
@@ -87,14 +87,14 @@ pub async fn report(context: &Context, id: SandboxId) -> Result<(), FinishError>
         _ if !has_run => never_ran(&sandbox, context.now()),
         Some((_, guest @ Guest { life: Life::Ended(Some(left)), .. })) => {
             let stopped = stopped(&sandbox, guest, left);
-            let period = meter::period(stopped.meter.wall, context.config.meter_every).saturating_add(1);
+            let period = meter::period(meter::age(&left.usage), context.config.meter_every).saturating_add(1);
             let reading = UsageMetered { period, observed_at: stopped.stopped_at, meter: stopped.meter };
             drafts.push(meter::draft(context, &sandbox, id, reading));
             stopped
         }
         _ => lost(context, &sandbox, id).await?,
     };
-    tracing::info!(sandbox = %id, reason = ?stopped.reason, "a sandbox has stopped");
+    tracing::info!(reason = ?stopped.reason, "a sandbox has stopped");
     metrics::counter!("omnirun_worker_stopped_total", "reason" => format!("{:?}", stopped.reason))
         .increment(1);
     drafts.push(context.about(sandbox.account, id, commits::ended(id), stopped));
@@ -124,7 +124,7 @@ fn stopped(sandbox: &Sandbox, guest: &Guest, left: &Final) -> SandboxStopped {
 
 /// Of a guest whose owner process was killed, or that a power cut ended: what was last metered is all that is known.
 async fn lost(context: &Context, sandbox: &Sandbox, id: SandboxId) -> Result<SandboxStopped, FinishError> {
-    let last = last_reading(context, sandbox, id).await?;
+    let last = last_reading(context, id).await?;
     let stopped_at = last.as_ref().map(|reading| reading.observed_at).or(sandbox.started_at);
     Ok(SandboxStopped {
         reason: StopReason::OwnerDied,
@@ -134,27 +134,16 @@ async fn lost(context: &Context, sandbox: &Sandbox, id: SandboxId) -> Result<San
     })
 }
 
-/// The last reading of a sandbox, from the outbox or from the usage logs of this week and the last.
-async fn last_reading(
-    context: &Context,
-    sandbox: &Sandbox,
-    id: SandboxId,
-) -> Result<Option<UsageMetered>, FinishError> {
-    const WEEK: Millis = Millis(7 * 24 * 3600 * 1000);
+/// The last reading of a sandbox, from the outbox or from the usage logs.
+async fn last_reading(context: &Context, id: SandboxId) -> Result<Option<UsageMetered>, FinishError> {
     let mut readings: Vec<UsageMetered> = Vec::new();
     for (_, draft) in context.outbox.drafts() {
         if matches!(draft.subject.kind(), SubjectKind::Usage(_, _, metered) if metered == id) {
             readings.extend(of_events(&draft.events));
         }
     }
-    let now = context.now();
-    for at in [now, Timestamp(now.0.saturating_sub(WEEK.0))] {
-        let subject = Subject::from(SubjectKind::Usage(Slot::of(at), sandbox.account, id));
-        let last = context.stores.read.last(&subject).await.map_err(FinishError::LastReading)?;
-        if let Some(record) = last.and_then(|stored| codec::decode(&stored.record).ok()) {
-            readings.extend(of_events(&record.events));
-        }
-    }
+    let stored = readings::last_reading(&*context.stores.read, &context.directory, id).await;
+    readings.extend(stored.map_err(FinishError::LastReading)?);
     Ok(readings.into_iter().max_by_key(|reading| reading.period))
 }
 

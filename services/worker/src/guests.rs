@@ -55,6 +55,8 @@ pub enum Life {
     Ready,
     /// It is personalised, and ends at this moment.
     Claimed(Option<Timestamp>),
+    /// The same, and it stands still.
+    Paused(Option<Timestamp>),
     /// Its processes are gone. What it left, or none where its owner process was killed.
     Ended(Option<Final>),
 }

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! A host that is cut off from the log goes on running its sandboxes: each owner process enforces its own end time, and what happened
-//! waits in the outbox. There are no leases yet: nobody declares a silent host lost, and it does not stop by itself.
+//! waits in the outbox. There are no leases yet: only an operator declares a silent host lost, and it does not stop by itself.
 //!
-//! Reading order: [`config`], [`claim`] (who runs a sandbox), [`reconcile`] (what to do now), `start`, `finish`, `outbox`, `meter`,
+//! Reading order: [`config`], [`claim`] (who runs a sandbox), [`reconcile`] (what to do now), `start`, `pause`, `finish`, `outbox`, `meter`,
 //! `pool`, `serve`, and below them `guests`, `owner`, `place`.
 
 pub mod config;
@@ -30,6 +30,7 @@ pub mod claim;
 pub mod reconcile;
 
 mod finish;
+mod pause;
 mod start;
 
 mod meter;

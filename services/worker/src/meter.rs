@@ -1,6 +1,6 @@
 //! Metering: what each sandbox has used, read from its owner process every so often.
 //!
-//! Readings are cumulative and their numbers follow from the time that the sandbox has run, so a restarted worker goes on where the
+//! Readings are cumulative and their numbers follow from the time that the sandbox has had its guest, so a restarted worker goes on where the
 //! one before it stopped without knowing where that was.
 
 use std::time::Duration;
@@ -20,9 +20,14 @@ use crate::outbox::commits;
 /// Looks for each reading: a reading is late by at most this part of the time between two.
 const LOOKS_PER_READING: u32 = 4;
 
-/// Number of the last reading that is due after a sandbox has run for `wall`; 0 while none is.
-pub fn period(wall: Millis, every: Millis) -> u32 {
-    u32::try_from(wall.0 / every.0.max(1)).unwrap_or(u32::MAX)
+/// Number of the last reading that is due once a sandbox has had its guest for `age`; 0 while none is.
+pub fn period(age: Millis, every: Millis) -> u32 {
+    u32::try_from(age.0 / every.0.max(1)).unwrap_or(u32::MAX)
+}
+
+/// How long a sandbox has had its guest, running or paused.
+pub fn age(usage: &Usage) -> Millis {
+    Millis(usage.wall_ms.0).plus(Millis(usage.paused_ms.0))
 }
 
 /// What an owner process says, as events say it.
@@ -73,7 +78,7 @@ pub async fn run(context: Context) {
 
 fn running(guest: Guest) -> Option<(SandboxId, Guest)> {
     match (&guest.role, &guest.life) {
-        (Role::Sandbox(id), Life::Claimed(_)) => Some((*id, guest)),
+        (Role::Sandbox(id), Life::Claimed(_) | Life::Paused(_)) => Some((*id, guest)),
         _ => None,
     }
 }
@@ -87,7 +92,7 @@ async fn observe(
     let status = guest.owner.as_ref()?.status().await.ok()?;
     let sandbox = context.sandbox(id).filter(|_| !context.has_ended(id))?;
     let meter = read(&status.usage);
-    let period = period(meter.wall, context.config.meter_every);
+    let period = period(age(&status.usage), context.config.meter_every);
     if period == 0 {
         return None;
     }
@@ -100,9 +105,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readings_are_numbered_by_the_time_that_the_sandbox_has_run() {
+    fn readings_are_numbered_by_the_time_that_the_sandbox_has_had_its_guest() {
         for (wall, number) in [(0, 0), (59_999, 0), (60_000, 1), (119_999, 1), (180_000, 3)] {
             assert_eq!(period(Millis(wall), Millis(60_000)), number, "{wall}");
         }
+        let paused = Usage {
+            wall_ms: omnirun_vmm_api::Millis(30_000),
+            paused_ms: omnirun_vmm_api::Millis(31_000),
+            ..Usage::default()
+        };
+        assert_eq!(period(age(&paused), Millis(60_000)), 1);
     }
 }

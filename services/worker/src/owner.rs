@@ -110,6 +110,16 @@ impl Owner {
         self.tell(api::END, &end, ANSWER_WAIT_MAX).await
     }
 
+    /// Has the guest stand still. Twice is once.
+    pub async fn pause(&self) -> Result<(), OwnerError> {
+        self.tell(api::PAUSE, &(), ANSWER_WAIT_MAX).await
+    }
+
+    /// Lets it go on. Twice is once.
+    pub async fn resume(&self) -> Result<(), OwnerError> {
+        self.tell(api::RESUME, &(), ANSWER_WAIT_MAX).await
+    }
+
     /// Ends the guest; when this returns, it is reaped and its files are gone.
     pub async fn kill(&self, reason: EndReason, within: Duration) -> Result<(), OwnerError> {
         self.tell(api::KILL, &Kill { reason }, within).await

@@ -29,6 +29,16 @@ pub enum Phase {
         /// When it ends.
         end_at: Option<Timestamp>,
     },
+    /// Somebody wants it paused.
+    Pausing {
+        /// When it ends.
+        end_at: Option<Timestamp>,
+    },
+    /// It was said that it is paused.
+    Paused {
+        /// When it ends.
+        end_at: Option<Timestamp>,
+    },
     /// Somebody wants it gone.
     Stopping {
         /// Whether its guest was announced.
@@ -68,6 +78,8 @@ pub enum Stage {
     Waiting,
     /// It runs, until this moment.
     Running(Option<Timestamp>),
+    /// It stands still, until this moment.
+    Paused(Option<Timestamp>),
     /// It is gone.
     Gone,
 }
@@ -77,6 +89,7 @@ impl From<&Life> for Stage {
         match life {
             Life::Starting | Life::Ready => Self::Waiting,
             Life::Claimed(end) => Self::Running(*end),
+            Life::Paused(end) => Self::Paused(*end),
             Life::Ended(_) => Self::Gone,
         }
     }
@@ -108,10 +121,16 @@ pub enum Action {
     Kill(VmId, EndReason),
     /// Move the end of this guest.
     SetEnd(VmId, Timestamp),
+    /// Have this guest stand still.
+    Pause(VmId),
+    /// Let this guest go on.
+    Resume(VmId),
     /// Remove what is left of this guest; nothing needs to be said about it.
     Remove(VmId),
     /// Give the sandbox a guest, or go on with the one it has, and announce it.
     Start(SandboxId),
+    /// Say that the sandbox is paused, and what it has used.
+    ReportPaused(SandboxId),
     /// Say that the sandbox never ran.
     Fail(SandboxId),
     /// Say that the sandbox has stopped, from what its guest left, if it left something.
@@ -131,8 +150,15 @@ impl Action {
     /// What it is about.
     pub fn key(&self) -> Key {
         match self {
-            Self::Kill(vm, _) | Self::SetEnd(vm, _) | Self::Remove(vm) => Key::Guest(vm.clone()),
-            Self::Start(sandbox) | Self::Fail(sandbox) | Self::Report(sandbox) => Key::Sandbox(*sandbox),
+            Self::Kill(vm, _)
+            | Self::SetEnd(vm, _)
+            | Self::Pause(vm)
+            | Self::Resume(vm)
+            | Self::Remove(vm) => Key::Guest(vm.clone()),
+            Self::Start(sandbox)
+            | Self::ReportPaused(sandbox)
+            | Self::Fail(sandbox)
+            | Self::Report(sandbox) => Key::Sandbox(*sandbox),
         }
     }
 }
@@ -162,9 +188,22 @@ fn about_guest(log: &LogView, guest: &GuestView, mode: Mode) -> Option<Action> {
         (Some(_), Stage::Gone) => None,
         (Some(Phase::Stopping { .. }), _) => Some(Action::Kill(vm(), EndReason::Killed)),
         (Some(_), _) if mode == Mode::Draining => Some(Action::Kill(vm(), EndReason::HostStopped)),
-        (Some(Phase::Running { end_at: Some(wanted) }), Stage::Running(end)) if end != Some(*wanted) => {
-            Some(Action::SetEnd(vm(), *wanted))
-        }
+        (Some(phase), Stage::Running(end) | Stage::Paused(end)) => about_tenant(*phase, guest, end),
+        _ => None,
+    }
+}
+
+/// What a guest that is its sandbox's is told: first its end, by which it is paused or not.
+fn about_tenant(phase: Phase, guest: &GuestView, end: Option<Timestamp>) -> Option<Action> {
+    let vm = || guest.vm.clone();
+    let is_paused = matches!(guest.stage, Stage::Paused(_));
+    let (Phase::Running { end_at } | Phase::Pausing { end_at } | Phase::Paused { end_at }) = phase else {
+        return None;
+    };
+    match (phase, end_at) {
+        (_, Some(wanted)) if end != Some(wanted) => Some(Action::SetEnd(vm(), wanted)),
+        (Phase::Running { .. }, _) if is_paused => Some(Action::Resume(vm())),
+        (Phase::Pausing { .. } | Phase::Paused { .. }, _) if !is_paused => Some(Action::Pause(vm())),
         _ => None,
     }
 }
@@ -182,7 +221,12 @@ fn about_sandbox(
         Phase::Claimed { .. } if is_alive => Some(Action::Start(sandbox)),
         Phase::Claimed { deadline } if now <= deadline => Some(Action::Start(sandbox)),
         Phase::Claimed { .. } => Some(Action::Fail(sandbox)),
-        Phase::Running { .. } | Phase::Stopping { .. } => (!is_alive).then_some(Action::Report(sandbox)),
+        Phase::Pausing { .. } if matches!(guest, Some(Stage::Paused(_))) => {
+            Some(Action::ReportPaused(sandbox))
+        }
+        Phase::Running { .. } | Phase::Pausing { .. } | Phase::Paused { .. } | Phase::Stopping { .. } => {
+            (!is_alive).then_some(Action::Report(sandbox))
+        }
     }
 }
 

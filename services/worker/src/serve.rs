@@ -15,13 +15,16 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use omnirun_events::id::SandboxId;
+use omnirun_projections::sandboxes::State;
 use omnirun_vmm_api::owner::AGENT;
 use omnirun_worker_api::CAPABILITY_HEADER;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::context::Context;
-use crate::owner::Body;
+use crate::guests::{Guest, Life};
+use crate::owner::{Body, Owner};
 use guard::{Passage, Refused};
 
 /// Requests that one gateway connection may have open.
@@ -33,6 +36,8 @@ const SESSION_WINDOW: u32 = 8 * 1024 * 1024;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How long a TLS handshake may take.
 const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a request may wait until its sandbox, which was just resumed, runs: the log's way to this host and a word to the owner process.
+const RESUME_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Time before accepting again after the system had no descriptor left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Time between two pings of a silent gateway, and how long it may take to answer, so that a vanished one frees what it held.
@@ -102,11 +107,8 @@ async fn relay(context: &Context, request: Request<Incoming>) -> Result<Response
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let capability = parts.headers.get(CAPABILITY_HEADER).map(|value| value.as_bytes());
-    let Passage { sandbox, rest } = context.directory.view(|directory, verifier| {
-        guard::check(path, capability, &directory.sandboxes, verifier.ring(), context.host, context.now())
-    })?;
-    let (_, guest) = context.guests.of(sandbox).ok_or(guard::NOT_RUNNING)?;
-    let owner = guest.owner.ok_or(guard::NOT_RUNNING)?;
+    let Passage { sandbox, rest } = admit(context, path, capability).await?;
+    let owner = running(context, sandbox).await?;
     let mut inner = Request::new(body.boxed_unsync());
     *inner.method_mut() = parts.method;
     *inner.uri_mut() = format!("http://owner{AGENT}{rest}").parse().map_err(|_| guard::NOT_FOUND)?;
@@ -120,6 +122,40 @@ async fn relay(context: &Context, request: Request<Incoming>) -> Result<Response
     *relayed.status_mut() = head.status;
     *relayed.headers_mut() = head.headers;
     Ok(relayed)
+}
+
+/// Who may pass now. A gateway lets nobody through to a sandbox that it knows to be paused, so it knows of a resumption that this host has not
+/// read yet: that is waited for.
+async fn admit<'a>(
+    context: &Context,
+    path: &'a str,
+    capability: Option<&[u8]>,
+) -> Result<Passage<'a>, Refused> {
+    let check = || {
+        context.directory.view(|directory, verifier| {
+            let (host, now) = (context.host, context.now());
+            guard::check(path, capability, &directory.sandboxes, verifier.ring(), host, now)
+        })
+    };
+    let found = check();
+    let Some(id) = guard::named(path).filter(|_| found == Err(guard::PAUSED)) else { return found };
+    let is_paused = |state| matches!(state, State::Pausing | State::Paused);
+    let resumed = context.directory.until(RESUME_WAIT_MAX, |directory| {
+        let sandbox = directory.sandboxes.get(id)?;
+        (!is_paused(sandbox.state)).then_some(())
+    });
+    resumed.await.map_err(|_| guard::PAUSED)?;
+    check()
+}
+
+/// The owner process of a sandbox's guest, once the guest runs: one that was resumed does so in a moment.
+async fn running(context: &Context, sandbox: SandboxId) -> Result<Owner, Refused> {
+    let found = context.guests.until(RESUME_WAIT_MAX, |guests| match guests.of(sandbox) {
+        Some((_, Guest { life: Life::Paused(_), .. })) => None,
+        Some((_, guest)) => Some(guest.owner.ok_or(guard::NOT_RUNNING)),
+        None => Some(Err(guard::NOT_RUNNING)),
+    });
+    found.await.unwrap_or(Err(guard::PAUSED))
 }
 
 /// The headers without the capability, which is nobody's business behind this point. The owner process drops what a guest needs not see.

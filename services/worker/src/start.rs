@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::finish::{self, FinishError};
 use crate::guests::{Guest, Life, Role};
+use crate::meter;
 use crate::outbox::commits;
 use crate::owner::OwnerError;
 use crate::owner::spawn::SpawnError;
@@ -124,10 +125,10 @@ async fn personalise(
     let (owner, life) = ready.await.ok_or(GuestError::Late)?.ok_or(GuestError::Dead)?;
     let now = context.now();
     let timeout = Millis::from(sandbox.timeout);
-    if matches!(life, Life::Claimed(_)) {
+    if matches!(life, Life::Claimed(_) | Life::Paused(_)) {
         // An earlier worker came this far; the sandbox has been running since.
         let status = owner.status().await.map_err(GuestError::Claim)?;
-        let started_at = Timestamp(now.0.saturating_sub(status.usage.wall_ms.0));
+        let started_at = Timestamp(now.0.saturating_sub(meter::age(&status.usage).0));
         let end_at = status.end_ms.map_or(started_at.after(timeout), |end| Timestamp(end.0));
         return Ok(Span { started_at, end_at });
     }

@@ -49,6 +49,8 @@ pub struct Sandbox {
     pub clock: Vec<u64>,
     /// Every so many readings are sent twice.
     pub again: usize,
+    /// When it is paused, after its start, and for how long.
+    pub pause: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +100,7 @@ impl Sandbox {
             late: vec![0],
             clock: vec![DAY],
             again: usize::MAX,
+            pause: None,
         }
     }
 
@@ -105,28 +108,56 @@ impl Sandbox {
         Shape { vcpus: Vcpus(self.vcpus), memory: Mebibytes(self.memory) }
     }
 
-    /// Moment by the host's clock, and running time, of each reading that was made; the last one is that of its end.
-    pub fn readings(&self) -> Vec<(Timestamp, Millis)> {
+    /// Moment by the host's clock, and what the meter said, of each reading that was made; the last one is that of its end.
+    pub fn readings(&self) -> Vec<(Timestamp, Meter)> {
         self.true_readings()
             .into_iter()
             .enumerate()
-            .map(|(n, (at, wall))| (self.clock_at(n, at), wall))
+            .map(|(n, (at, meter))| (self.clock_at(n, at), meter))
             .collect()
     }
 
-    fn true_readings(&self) -> Vec<(u64, Millis)> {
+    fn true_readings(&self) -> Vec<(u64, Meter)> {
         let of = |n: u64| (n * self.every).min(self.length);
         let count = self.length.div_ceil(self.every).min(self.dies_after.unwrap_or(u64::MAX));
-        (1..=count).map(|n| (self.start + of(n), Millis(of(n)))).collect()
+        (1..=count).map(|n| (self.start + of(n), self.meter(of(n)))).collect()
+    }
+
+    /// What the meter says so long after its start.
+    fn meter(&self, after: u64) -> Meter {
+        let paused = self.pause.map_or(0, |(from, length)| after.saturating_sub(from).min(length));
+        Meter {
+            wall: Millis(after - paused),
+            memory: MebibyteSeconds(after * u64::from(self.memory) / 1000),
+            ..Meter::default()
+        }
+    }
+
+    /// What happens to it between its request and its end, each at some time.
+    fn pausing(&self, id: SandboxId) -> Vec<(u64, SubjectKind, Event)> {
+        let Some((from, length)) = self.pause else { return Vec::new() };
+        let account = account(self.account);
+        let at = |after: u64| begin().after(Millis(self.start + after));
+        let (meter, end_at) = (self.meter(from), at(self.length));
+        let paused = SandboxPaused { paused_at: at(from), end_at, meter };
+        let mut events = vec![(self.start + from, SubjectKind::Sandbox(account, id), paused.clone().into())];
+        if from + length < self.length {
+            let used = paused.used(self.shape()).plus(self.shape().paused(Millis(length)));
+            let rest = Millis(self.length - from - length);
+            let reserved = self.shape().charge(used.plus(rest));
+            let resumed = SandboxResumed { sandbox: id, end_at, reserved };
+            events.push((self.start + from + length, SubjectKind::Admission(account), resumed.into()));
+        }
+        events
     }
 
     fn clock_at(&self, n: usize, at: u64) -> Timestamp {
         Timestamp((begin().0 + at + self.clock[n % self.clock.len()]).saturating_sub(DAY))
     }
 
-    /// How long it ran as far as anybody knows.
-    pub fn ran(&self) -> Millis {
-        self.true_readings().last().map_or(Millis::ZERO, |(_, wall)| *wall)
+    /// What its meter said last, as far as anybody knows.
+    pub fn ran(&self) -> Meter {
+        self.true_readings().last().map_or(Meter::default(), |(_, meter)| *meter)
     }
 
     fn steps(&self, index: usize, steps: &mut Vec<Step>) {
@@ -138,17 +169,18 @@ impl Sandbox {
             template: "base".to_owned(),
             shape: self.shape(),
             timeout: Seconds(60),
-            reserved: StandardMillis(0),
+            reserved: self.shape().charge(Millis(self.length)),
             deadline: Timestamp(0),
             network: Network::Off,
             metadata: None,
         };
         steps.push(Step { at: self.start, kind: SubjectKind::Admission(account), event: requested.into() });
+        steps.extend(self.pausing(id).into_iter().map(|(at, kind, event)| Step { at, kind, event }));
         let readings = self.true_readings();
-        for (n, (at, wall)) in readings.iter().enumerate() {
+        for (n, (at, meter)) in readings.iter().enumerate() {
             let late = self.late[n % self.late.len()];
             let observed_at = self.clock_at(n, *at);
-            let meter = Meter { wall: *wall, ..Meter::default() };
+            let meter = *meter;
             let kind = SubjectKind::Usage(Slot::of(observed_at), account, id);
             let metered = UsageMetered { period: n as u32 + 1, observed_at, meter };
             let step = Step { at: at + late, kind, event: metered.into() };
@@ -289,8 +321,9 @@ fn sandbox(chaos: Chaos) -> impl Strategy<Value = Sandbox> {
     let times = (0..DAYS * DAY - 3 * DAY, prop_oneof![0..HOUR, 0..DAY], HOUR / 7..5 * HOUR);
     let shape = (1..9_u8, prop_oneof![Just(512_u32), Just(2048), Just(3000), Just(16_384)]);
     let late = prop_oneof![Just(vec![0]), prop::collection::vec(0..late, 1..6)];
-    (0..2_u8, times, shape, ends, late, prop::collection::vec(clock, 1..5), 1..9_usize).prop_map(
-        |(account, (start, length, every), (vcpus, memory), dies_after, late, clock, again)| Sandbox {
+    let pause = prop::option::of((0..1000_u64, 0..1500_u64));
+    (0..2_u8, times, shape, ends, late, prop::collection::vec(clock, 1..5), 1..9_usize, pause).prop_map(
+        |(account, (start, length, every), (vcpus, memory), dies_after, late, clock, again, pause)| Sandbox {
             account,
             start,
             length,
@@ -301,6 +334,7 @@ fn sandbox(chaos: Chaos) -> impl Strategy<Value = Sandbox> {
             late,
             clock,
             again,
+            pause: pause.map(|(from, part)| (length * from / 1000, length * part / 1000)),
         },
     )
 }

@@ -9,16 +9,24 @@ use omnirun_billing::due::{month_to_date, notice_due};
 use omnirun_billing::statement::{check, statement, sum};
 use omnirun_billing::{Billing, Ledger, Period, Plans};
 use omnirun_events::billing::StatementClosed;
-use omnirun_events::unit::{Millis, Shape, StandardMillis, Timestamp};
+use omnirun_events::event::Event;
+use omnirun_events::sandbox::StopReason;
+use omnirun_events::unit::{MebibyteSeconds, Millis, Shape, StandardMillis, Timestamp};
+use omnirun_events::usage::Meter;
 use omnirun_projections::Fold as _;
 use proptest::prelude::*;
 
-/// Seconds of a standard shape that a sandbox of this shape has used after `wall`, by the words of the price list alone.
-fn naive_seconds(shape: Shape, wall: Millis) -> u128 {
-    let wall = u128::from(wall.0);
-    let by_cpu = (wall * u128::from(shape.vcpus.0)).div_ceil(4);
-    let by_memory = (wall * u128::from(shape.memory.0)).div_ceil(2048);
-    wall.max(by_cpu).max(by_memory).div_ceil(1000)
+/// Seconds of a standard shape that a sandbox of this shape has used by a reading, by the words of the price list alone: running time, and
+/// a quarter of what a guest of this memory would count for the memory that was held beyond that.
+fn naive_seconds(shape: Shape, meter: &Meter) -> u128 {
+    let (vcpus, memory) = (u128::from(shape.vcpus.0), u128::from(shape.memory.0));
+    let ran = u128::from(meter.wall.0);
+    let held_paused =
+        u128::from(meter.memory.0) * 1000 - (ran * memory).min(u128::from(meter.memory.0) * 1000);
+    let counted = ran + held_paused / (4 * 2048.max((2048 * vcpus).div_ceil(4)).max(memory));
+    let by_cpu = (counted * vcpus).div_ceil(4);
+    let by_memory = (counted * memory).div_ceil(2048);
+    counted.max(by_cpu).max(by_memory).div_ceil(1000)
 }
 
 /// Everything that an account was or will be charged for: closed statements, and the rest as if the months were closed at the end.
@@ -39,10 +47,10 @@ fn naive_months(history: &History) -> BTreeMap<(u8, u64), u128> {
     for sandbox in &history.sandboxes {
         let opened = history.opened(sandbox.account);
         let mut readings = sandbox.readings();
-        readings.sort();
+        readings.sort_by_key(|(at, meter)| (*at, meter.wall, meter.memory));
         let mut before = 0;
-        for (at, wall) in readings {
-            let so_far = naive_seconds(sandbox.shape(), wall).max(before);
+        for (at, meter) in readings {
+            let so_far = naive_seconds(sandbox.shape(), &meter).max(before);
             let month = Period::of(opened, at).start.0;
             *months.entry((sandbox.account, month)).or_default() += so_far - before;
             before = so_far;
@@ -83,7 +91,7 @@ proptest! {
             let all = all_statements(ledger, &plans, history.end().after(Millis(40 * history::DAY)));
             let billed: u128 = all.iter().map(|statement| u128::from(statement.standard.0)).sum();
             let ran = history.sandboxes.iter().filter(|sandbox| sandbox.account == account);
-            let ran: u128 = ran.map(|sandbox| naive_seconds(sandbox.shape(), sandbox.ran()) * 1000).sum();
+            let ran: u128 = ran.map(|sandbox| naive_seconds(sandbox.shape(), &sandbox.ran()) * 1000).sum();
             prop_assert!(billed <= ran, "{} of {}", billed, ran);
             prop_assert!(all.is_sorted_by(|a, b| a.end <= b.start), "months overlap");
         }
@@ -160,6 +168,63 @@ fn a_host_that_died_is_billed_to_its_last_reading_and_not_beyond() {
     let ledger = live.of(history::account(0)).expect("it was opened");
     let used: u64 = ledger.statements().iter().map(|closed| closed.statement.standard.0).sum();
     assert_eq!(used, 3 * 3_600_000);
+}
+
+#[test]
+fn a_pause_of_eight_gibibyte_hours_costs_an_hour_of_a_standard_shape() {
+    let mut history = steady(17);
+    history.sandboxes[0].pause = Some((3_600_000, 16 * 3_600_000));
+    let live = history.live();
+    let ledger = live.of(history::account(0)).expect("it was opened");
+    let used: u64 = ledger.statements().iter().map(|closed| closed.statement.standard.0).sum();
+    // An hour running, and 16 hours of 512 MiB.
+    assert_eq!(used, 2 * 3_600_000);
+}
+
+#[test]
+fn nobody_is_billed_for_more_than_was_reserved() {
+    let mut steps = steady(1).run().1;
+    let more = Meter { wall: Millis(3_600_001), memory: MebibyteSeconds(512 * 3_601), ..Meter::default() };
+    for step in &mut steps {
+        match &mut step.event {
+            Event::UsageMetered(metered) => metered.meter = more,
+            Event::SandboxStopped(stopped) => stopped.meter = more,
+            _ => {}
+        }
+    }
+    steps.retain(|step| !matches!(step.event, Event::StatementClosed(_)));
+    let state = history::fold(Billing::default(), &steps);
+    let ledger = state.of(history::account(0)).expect("it was opened");
+    assert_eq!(ledger.used(ledger.period(history::begin())), StandardMillis(3_600_000));
+}
+
+#[test]
+fn a_host_that_comes_back_without_its_numbers_takes_nothing_off_the_bill() {
+    let mut steps = steady(2).run().1;
+    for step in &mut steps {
+        if let Event::SandboxStopped(stopped) = &mut step.event {
+            (stopped.reason, stopped.meter) = (StopReason::OwnerDied, Meter::default());
+        }
+    }
+    steps.retain(|step| !matches!(step.event, Event::StatementClosed(_)));
+    let state = history::fold(Billing::default(), &steps);
+    let ledger = state.of(history::account(0)).expect("it was opened");
+    assert_eq!(ledger.used(ledger.period(history::begin())), StandardMillis(2 * 3_600_000));
+}
+
+#[test]
+fn a_second_that_the_clock_counts_twice_at_a_months_end_is_billed_as_often_as_it_passed() {
+    let mut history = steady(1);
+    let sandbox = &mut history.sandboxes[0];
+    (sandbox.start, sandbox.length, sandbox.every) = (31 * history::DAY - 4_000, 10_000, 1_000);
+    // The fifth reading has the time of the fourth, the first moment of February; the clock is a second behind from there on.
+    sandbox.clock = [vec![history::DAY; 4], vec![history::DAY - 1_000; 6]].concat();
+    let (live, plans) = (history.live(), history.plans());
+    let ledger = live.of(history::account(0)).expect("it was opened");
+    let all = all_statements(ledger, &plans, history.end());
+    let seconds: Vec<u64> =
+        all.iter().map(|statement| statement.standard.0 / 1000).filter(|n| *n > 0).collect();
+    assert_eq!(seconds, [3, 7]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
 use omnirun_events::billing::{StatementClosed, StatementCorrected, UsageNoticed};
-use omnirun_events::id::{AccountId, ChallengeId, CommandId, SandboxId, TokenId};
+use omnirun_events::id::{AccountId, ChallengeId, CommandId, HostId, SandboxId, TokenId};
 use omnirun_events::keys::Digest;
 use omnirun_events::ops::OpsActed;
 use omnirun_events::sandbox::Network;
@@ -221,6 +221,20 @@ pub enum Command {
         /// Which.
         sandbox: SandboxId,
     },
+    /// Have a running sandbox stand still: its memory stays, and so does its end.
+    PauseSandbox {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// Let a paused sandbox go on; what it may use is reserved anew.
+    ResumeSandbox {
+        /// Whose.
+        account: AccountId,
+        /// Which.
+        sandbox: SandboxId,
+    },
     /// Move a sandbox's end to `timeout` from now; 0 = the plan's longest.
     ExtendTimeout {
         /// Whose.
@@ -244,6 +258,15 @@ pub enum Command {
         /// Who does it.
         operator: String,
         /// Why, without naming who asked.
+        reason: String,
+    },
+    /// Give up a host that will not come back, and all that was on it. Only operators may ask for it.
+    LoseHost {
+        /// Which.
+        host: HostId,
+        /// Who does it.
+        operator: String,
+        /// Why.
         reason: String,
     },
     /// Rotate the master key, or end a rotation that was broken off. Only operators may ask for it.
@@ -303,9 +326,12 @@ impl Command {
             Self::SignOutEverywhere { .. } => "cmd.token.sign_out_everywhere",
             Self::RequestSandbox { .. } => "cmd.sandbox.request",
             Self::StopSandbox { .. } => "cmd.sandbox.stop",
+            Self::PauseSandbox { .. } => "cmd.sandbox.pause",
+            Self::ResumeSandbox { .. } => "cmd.sandbox.resume",
             Self::ExtendTimeout { .. } => "cmd.sandbox.extend_timeout",
             Self::CloseAccount { .. } => "cmd.account.close",
             Self::EraseAccount { .. } => "cmd.ops.erase_account",
+            Self::LoseHost { .. } => "cmd.ops.lose_host",
             Self::RotateMasterKey => "cmd.ops.rotate_master_key",
             Self::RecordOperator { .. } => "cmd.ops.record_operator",
             Self::CloseStatement { .. } => "cmd.billing.close_statement",
@@ -317,7 +343,7 @@ impl Command {
     }
 
     /// Every subject that a commands service answers on.
-    pub const SUBJECTS: [&'static str; 19] = [
+    pub const SUBJECTS: [&'static str; 22] = [
         "cmd.account.request_code",
         "cmd.account.verify_code",
         "cmd.account.request_email_change",
@@ -327,6 +353,8 @@ impl Command {
         "cmd.token.sign_out_everywhere",
         "cmd.sandbox.request",
         "cmd.sandbox.stop",
+        "cmd.sandbox.pause",
+        "cmd.sandbox.resume",
         "cmd.sandbox.extend_timeout",
         "cmd.billing.close_statement",
         "cmd.billing.correct_statement",
@@ -335,6 +363,7 @@ impl Command {
         "cmd.account.open_fields",
         "cmd.account.close",
         "cmd.ops.erase_account",
+        "cmd.ops.lose_host",
         "cmd.ops.rotate_master_key",
         "cmd.ops.record_operator",
     ];

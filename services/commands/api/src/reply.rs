@@ -70,6 +70,10 @@ pub enum Outcome {
     },
     /// The sandbox will end, or has ended.
     SandboxStopping,
+    /// The sandbox will be paused, or was.
+    SandboxPausing,
+    /// The sandbox is admitted anew, now or by an earlier try.
+    SandboxResumed,
     /// The sandbox's end was moved.
     TimeoutExtended {
         /// Its new end.
@@ -81,6 +85,11 @@ pub enum Outcome {
         receipt: ReceiptId,
         /// Since when.
         since: Timestamp,
+    },
+    /// The host is given up, now or by an earlier try.
+    HostLost {
+        /// Its sandboxes that this command ended.
+        ended: u32,
     },
     /// The master key has a new epoch, and the old one is overwritten.
     MasterKeyRotated {
@@ -156,6 +165,8 @@ pub enum Code {
     AddressTaken,
     /// 409: the thing has ended.
     AlreadyFinal,
+    /// 409: the sandbox does not run yet.
+    NotRunning,
     /// 409: the account is being erased.
     AccountClosing,
     /// 409: the idempotency key came before with another wish.

@@ -1,14 +1,15 @@
 //! Admission: the limits of a plan. Exact because every reservation of an account is decided one after the other on one subject.
 //!
 //! A sandbox's whole charge counts in the month it was admitted in. Sandboxes that are not final count with their reservation, stopped ones
-//! with what they ran, failed ones not at all.
+//! with what they ran, failed ones not at all. A paused one keeps its place among those that exist at once.
 
 use omnirun_billing::calendar::Date;
 use omnirun_billing::{Period, Plan, Plans, Price};
 use omnirun_commands_api::{Code, Rejection};
 use omnirun_events::id::{AccountId, SandboxId};
-use omnirun_events::unit::{Millis, Shape, StandardMillis, Timestamp};
+use omnirun_events::unit::{Day, Millis, Shape, StandardMillis, Timestamp};
 use omnirun_projections::Directory;
+use omnirun_projections::sandboxes::Sandbox;
 
 use super::must_be_open;
 
@@ -74,8 +75,8 @@ impl Terms<'_> {
 
     /// Refuses one sandbox more than the plan allows at once.
     pub fn allow_another(&self, directory: &Directory, account: AccountId) -> Result<(), Rejection> {
-        let live = directory.sandboxes.live().filter(|(_, sandbox)| sandbox.account == account).count();
-        if live >= self.plan.concurrency as usize {
+        let live = directory.sandboxes.live_of(account);
+        if live >= self.plan.concurrency {
             return Err(self.limit(format!(
                 "allows {} sandboxes at once and {live} exist; there is room again when one of them ends.",
                 self.plan.concurrency
@@ -96,11 +97,10 @@ impl Terms<'_> {
         // Newest first: the one that has to leave the minute before there is room is the oldest of the last `limit`.
         let Some(oldest) = recent.take(limit).nth(limit - 1) else { return Ok(()) };
         let wait = oldest.after(MINUTE).since(now);
-        if wait == Millis::ZERO {
+        // A clock that was set back says nothing of how long ago that was, and makes nobody wait until it has caught up.
+        if wait == Millis::ZERO || oldest > now {
             return Ok(());
         }
-        // A clock that was set back makes nobody wait for longer than the minute.
-        let wait = wait.min(MINUTE);
         let message = format!(
             "The plan {} admits {limit} sandboxes a minute and {limit} were admitted in the last one; there is room again in {} s.",
             self.plan.name,
@@ -140,10 +140,12 @@ impl Terms<'_> {
 
 /// What the account's sandboxes but `except` use or may use of `period`.
 fn charged(directory: &Directory, account: AccountId, except: SandboxId, period: Period) -> StandardMillis {
-    let of_account = directory.sandboxes.of(account).filter(|(id, _)| *id != except);
-    of_account
-        .filter(|(_, sandbox)| period.contains(sandbox.requested_at))
-        .fold(StandardMillis::ZERO, |sum, (_, sandbox)| sum.plus(sandbox.charged()))
+    let sandboxes = &directory.sandboxes;
+    // A month begins and ends with a day.
+    let all = sandboxes.charged(account, Day::of(period.start), Day::of(period.end));
+    let excepted =
+        sandboxes.get(except).filter(|one| one.account == account && period.contains(one.requested_at));
+    all.minus(excepted.map_or(StandardMillis::ZERO, Sandbox::charged))
 }
 
 /// Hours with two decimals, rounded up: nobody is told that nothing is used when something is.

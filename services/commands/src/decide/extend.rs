@@ -1,4 +1,4 @@
-//! ExtendTimeout: move a running sandbox's end and what is reserved for it.
+//! ExtendTimeout: move the end of a running or paused sandbox and what is reserved for it.
 
 use omnirun_billing::Plans;
 use omnirun_commands_api::{Code, Outcome, Rejection};
@@ -11,7 +11,7 @@ use omnirun_projections::sandboxes::State;
 
 use super::admission::terms;
 use super::repeat::must_be_same;
-use super::{Decision, Wish, not_found};
+use super::{Decision, Wish, not_found, pause};
 
 /// When to ask again about a sandbox that is being started.
 const START_SOON: Millis = Millis(1000);
@@ -32,8 +32,9 @@ pub fn decide(
         return Ok(Decision::Already(Outcome::TimeoutExtended { end_at: earlier.end_at }));
     }
     let started = match (sandbox.state, sandbox.started_at) {
-        (State::Running, Some(started)) => started,
-        (State::Requested | State::Starting | State::Running, _) => {
+        (State::Running | State::Paused, Some(started)) => started,
+        (State::Pausing, _) => return Err(pause::under_way()),
+        (State::Requested | State::Starting | State::Running | State::Paused, _) => {
             let message = "The sandbox is being started; try again when it runs.";
             return Err(Rejection::retryable(Code::Busy, message, START_SOON));
         }
@@ -47,9 +48,8 @@ pub fn decide(
         Seconds::ZERO => started.after(terms.plan.session_max.into()),
         timeout => wish.now.after(timeout.into()),
     };
-    let length = end_at.since(started);
-    terms.allow_session(length)?;
-    let reserved = sandbox.shape.weigh(length);
+    terms.allow_session(end_at.since(started))?;
+    let reserved = sandbox.reservation_until(end_at);
     terms.allow_reservation(directory, wish.account, id, reserved)?;
     let extended = TimeoutExtended { sandbox: id, end_at, reserved };
     let draft = wish.draft(SubjectKind::Admission(wish.account), extended);

@@ -66,7 +66,7 @@ pub fn decide(
     terms.allow_session(timeout.into())?;
     terms.allow_another(directory, wish.account)?;
     terms.allow_now(directory, wish.account, wish.now)?;
-    let reserved = shape.weigh(timeout.into());
+    let reserved = shape.charge(timeout.into());
     terms.allow_reservation(directory, wish.account, sandbox, reserved)?;
     let deadline = wish.now.after(CLAIM_WITHIN);
     let requested = SandboxRequested {

@@ -18,7 +18,9 @@ pub fn decide(directory: &Directory, wish: &Wish, id: SandboxId) -> Result<Decis
             return Ok(Decision::Already(Outcome::SandboxStopping));
         }
         State::Requested => wish.draft(subject, SandboxFailed { reason: FailReason::Cancelled }),
-        State::Starting | State::Running => wish.draft(subject, StopRequested {}),
+        State::Starting | State::Running | State::Pausing | State::Paused => {
+            wish.draft(subject, StopRequested {})
+        }
     };
     Ok(Decision::Write(vec![draft], Outcome::SandboxStopping))
 }

@@ -23,10 +23,7 @@ impl CommandService {
             return Err(Rejection::new(Code::NotFound, "Only an operator acts as one.").into());
         }
         if [&acted.operator, &acted.reason].into_iter().any(|text| !is_said(text)) {
-            let message = format!(
-                "An operator and a reason have 1 to {TEXT_MAX} characters, none of them control characters."
-            );
-            return Err(Rejection::new(Code::Invalid, message).into());
+            return Err(unsaid().into());
         }
         let subject = Subject::from(SubjectKind::Ops);
         let draft = Draft {
@@ -42,6 +39,14 @@ impl CommandService {
     }
 }
 
-fn is_said(text: &str) -> bool {
+/// An operator or a reason is missing, or cannot be written down.
+pub(super) fn unsaid() -> Rejection {
+    let message =
+        format!("An operator and a reason have 1 to {TEXT_MAX} characters, none of them control characters.");
+    Rejection::new(Code::Invalid, message)
+}
+
+/// Whether an operator has said something that can be written down.
+pub(super) fn is_said(text: &str) -> bool {
     (1..=TEXT_MAX).contains(&text.trim().chars().count()) && !text.chars().any(char::is_control)
 }

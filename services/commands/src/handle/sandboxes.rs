@@ -1,4 +1,4 @@
-//! RequestSandbox, StopSandbox, ExtendTimeout.
+//! RequestSandbox, StopSandbox, ExtendTimeout, PauseSandbox, ResumeSandbox.
 
 use omnirun_billing::calendar::Date;
 use omnirun_commands_api::command::SandboxWish;
@@ -10,7 +10,7 @@ use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::unit::Seconds;
 
 use crate::decide::repeat::Recorded;
-use crate::decide::{Wish, extend, must_be_open, request, stop};
+use crate::decide::{Wish, extend, must_be_open, pause, request, resume, stop};
 use crate::failure::Failure;
 use crate::service::CommandService;
 
@@ -75,6 +75,30 @@ impl CommandService {
         let _turn = self.turn(account).await;
         let subjects = subjects(account, sandbox);
         let decide = |directory: &_| extend::decide(directory, &self.plans, &wish, sandbox, timeout);
+        self.writer.run(&subjects, decide).await
+    }
+
+    pub(crate) async fn pause_sandbox(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        sandbox: SandboxId,
+    ) -> Result<Reply, Failure> {
+        let wish = Wish::of(envelope, account, (self.clock)());
+        let subjects = subjects(account, sandbox);
+        self.writer.run(&subjects, |directory| pause::decide(directory, &wish, sandbox)).await
+    }
+
+    pub(crate) async fn resume_sandbox(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        sandbox: SandboxId,
+    ) -> Result<Reply, Failure> {
+        let wish = Wish::of(envelope, account, (self.clock)());
+        let _turn = self.turn(account).await;
+        let subjects = subjects(account, sandbox);
+        let decide = |directory: &_| resume::decide(directory, &self.plans, &wish, sandbox);
         self.writer.run(&subjects, decide).await
     }
 }

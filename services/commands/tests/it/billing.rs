@@ -2,7 +2,7 @@
 
 use omnirun_billing::calendar::Date;
 use omnirun_billing::statement::CLOSE_AFTER;
-use omnirun_billing::{Period, billed, rate};
+use omnirun_billing::{Period, rate};
 use omnirun_commands_api::mail::Content;
 use omnirun_commands_api::{Code, Command, Outcome};
 use omnirun_events::billing::*;
@@ -18,7 +18,7 @@ fn statement(at: Timestamp) -> StatementClosed {
     let plans = plans();
     let price = plans.start().price_at(period.start);
     let shape = Shape { vcpus: Vcpus(1), memory: Mebibytes(512) };
-    let standard = billed(shape, Millis(3_600_000));
+    let standard = shape.charge(Millis(3_600_000));
     let bill = rate(price, standard);
     StatementClosed {
         start: period.start,

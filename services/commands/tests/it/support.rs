@@ -214,7 +214,7 @@ impl World {
         self.process_of(|parts| Parts { reader: log.clone(), append: log, random, mail, ..parts }).await
     }
 
-    async fn process_of(&self, change: impl FnOnce(Parts) -> Parts) -> Process {
+    pub async fn process_of(&self, change: impl FnOnce(Parts) -> Parts) -> Process {
         let reader = Arc::new(self.log.clone());
         let follower = follow::<Directory>(reader.clone(), self.root.public(), Source::Events, None).await;
         let follower = follower.expect("a fresh log");
@@ -241,6 +241,10 @@ impl World {
 
     pub fn pass(&self, length: Millis) {
         self.now.fetch_add(length.0, Ordering::SeqCst);
+    }
+
+    pub fn set_back(&self, length: Millis) {
+        self.now.fetch_sub(length.0, Ordering::SeqCst);
     }
 
     /// An envelope with a new id.

@@ -1,8 +1,9 @@
-//! Sandboxes: asked for, shown, extended and ended. What goes on inside one is in `commands`, `code`, `files` and `upload`.
+//! Sandboxes: asked for, shown, extended, paused and ended. What goes on inside one is in `commands`, `code`, `files` and `upload`.
 
 pub(crate) mod create;
 pub(crate) mod list;
 mod metadata;
+pub(crate) mod pause;
 
 use axum::Json;
 use axum::extract::State;
@@ -31,7 +32,7 @@ pub(crate) struct ShownSandbox {
     id: SandboxId,
     #[serde(rename = "templateID")]
     template: String,
-    /// requested, starting, running, stopping, stopped or failed.
+    /// requested, starting, running, pausing, paused, stopping, stopped or failed.
     state: &'static str,
     /// When its guest became ready; before that, when it was asked for.
     #[serde(rename = "startedAt")]

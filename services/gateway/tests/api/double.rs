@@ -134,6 +134,12 @@ impl Commands for Double {
             Command::StopSandbox { account, sandbox } => {
                 (Some(self.writer.stop(account, sandbox).await), Outcome::SandboxStopping)
             }
+            Command::PauseSandbox { account, sandbox } => {
+                (Some(self.writer.pause(account, sandbox).await), Outcome::SandboxPausing)
+            }
+            Command::ResumeSandbox { account, sandbox } => {
+                (Some(self.writer.resume(account, sandbox).await), Outcome::SandboxResumed)
+            }
             Command::ExtendTimeout { timeout, .. } => {
                 (None, Outcome::TimeoutExtended { end_at: now().after(timeout.into()) })
             }
@@ -141,7 +147,10 @@ impl Commands for Double {
                 let receipt = ReceiptId::from_bytes([7; 16]);
                 (None, Outcome::AccountClosing { receipt, since: now() })
             }
-            Command::RotateMasterKey | Command::RecordOperator { .. } | Command::EraseAccount { .. } => {
+            Command::RotateMasterKey
+            | Command::RecordOperator { .. }
+            | Command::EraseAccount { .. }
+            | Command::LoseHost { .. } => {
                 panic!("a gateway is no operator")
             }
             Command::SignExport { .. } => {

@@ -36,6 +36,8 @@ fn samples() -> Vec<(&'static str, &'static str, &'static str, Value)> {
         ("GET", "/sandboxes/{id}", "", none.clone()),
         ("DELETE", "/sandboxes/{id}", "", none.clone()),
         ("POST", "/sandboxes/{id}/timeout", "", json!({"timeout": 60})),
+        ("POST", "/sandboxes/{id}/pause", "", none.clone()),
+        ("POST", "/sandboxes/{id}/resume", "", none.clone()),
         ("POST", "/sandboxes/{id}/code", "", json!({"code": "1", "language": "python"})),
         ("POST", "/sandboxes/{id}/commands", "", json!({"command": "true"})),
         ("GET", "/sandboxes/{id}/commands", "", none.clone()),

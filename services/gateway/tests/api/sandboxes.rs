@@ -121,6 +121,33 @@ async fn the_list_comes_newest_first_in_pages_and_by_metadata() {
 }
 
 #[tokio::test]
+async fn a_paused_sandbox_says_how_to_go_on_and_goes_on() {
+    let world = World::new().await;
+    let token = world.token().await;
+    let id = world.sandbox().await;
+    let post = |what: &str| Call::new("POST", format!("/sandboxes/{id}/{what}")).key(&token);
+    let code = || post("code").json(&json!({"code": "1", "language": "python"}));
+    let state = async || {
+        let get = Call::new("GET", format!("/sandboxes/{id}")).key(&token).send(world.gateway).await;
+        get.json()["state"].as_str().map(str::to_owned)
+    };
+    let paused = post("pause").send(world.gateway).await;
+    assert_eq!((paused.status, paused.json()), (StatusCode::OK, json!({"status": "paused"})));
+    assert_eq!(state().await.as_deref(), Some("paused"));
+    let refused = code().send(world.gateway).await;
+    assert_eq!((refused.status, refused.code().as_str()), (StatusCode::CONFLICT, "sandbox_paused"));
+    assert!(
+        refused.json()["message"].as_str().is_some_and(|text| text.contains("/resume")),
+        "{:?}",
+        refused.json()
+    );
+    let resumed = post("resume").send(world.gateway).await;
+    assert_eq!((resumed.status, resumed.json()), (StatusCode::OK, json!({"status": "running"})));
+    assert_eq!(code().send(world.gateway).await.status, StatusCode::OK);
+    assert_eq!(state().await.as_deref(), Some("running"));
+}
+
+#[tokio::test]
 async fn usage_is_empty_at_first_and_comes_as_json_and_csv() {
     let world = World::new().await;
     let token = world.token().await;

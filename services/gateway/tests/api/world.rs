@@ -19,6 +19,7 @@ use omnirun_events::sandbox::*;
 use omnirun_events::signing::Signer;
 use omnirun_events::token::{RevokeReason, Scope, TokenCreated, TokenKind, TokenRevoked};
 use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Vcpus};
+use omnirun_events::usage::Meter;
 use omnirun_events::*;
 use omnirun_gateway::config::Config;
 use omnirun_gateway::token::{Prefix, TokenText};
@@ -94,6 +95,22 @@ impl Writer {
         let started =
             SandboxStarted { started_at, end_at, from: StartedFrom::Pool, root: digest, kernel: digest };
         self.append(Role::Worker, kind, vec![started.into()]).await
+    }
+
+    /// Asks for a pause, and says as its host that it is paused.
+    pub async fn pause(&self, account: AccountId, sandbox: SandboxId) -> Position {
+        let kind = SubjectKind::Sandbox(account, sandbox);
+        let asked = self.append(Role::Commands, kind, vec![PauseRequested {}.into()]).await;
+        let (paused_at, end_at) = (now(), now().after(Millis(300_000)));
+        let paused = SandboxPaused { paused_at, end_at, meter: Meter::default() };
+        self.append(Role::Worker, kind, vec![paused.into()]).await;
+        asked
+    }
+
+    pub async fn resume(&self, account: AccountId, sandbox: SandboxId) -> Position {
+        let (end_at, reserved) = (now().after(Millis(300_000)), StandardMillis(300_000));
+        let resumed = SandboxResumed { sandbox, end_at, reserved };
+        self.append(Role::Commands, SubjectKind::Admission(account), vec![resumed.into()]).await
     }
 
     pub async fn stop(&self, account: AccountId, sandbox: SandboxId) -> Position {

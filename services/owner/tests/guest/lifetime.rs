@@ -169,6 +169,9 @@ async fn a_paused_guest_stands_still_and_goes_on() {
     tokio::time::sleep(Duration::from_millis(1_000)).await;
     assert_eq!(owner.refused("POST", "/agent/commands", &json!({"command": "true"})).await.1, "paused");
     assert_eq!(owner.raw("POST", "/owner/resume", &Value::Null).await.0, 204);
+    let usage = owner.status().await.usage;
+    assert!(usage.paused_ms.0 >= 1_000, "{usage:?}");
+    assert!(usage.memory_mib_s.0 >= (usage.paused_ms.0 + usage.wall_ms.0) * 256 / 1000, "{usage:?}");
     let before = now_ms();
     let shown = owner.run("date +%s%3N").await["stdout"].as_str().expect("text").trim().to_owned();
     let inside: u64 = shown.parse().expect("a number");

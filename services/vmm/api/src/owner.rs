@@ -126,11 +126,14 @@ pub enum Stage {
 /// What a sandbox has used since it claimed its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
-    /// Time since the claim.
+    /// Time since the claim that the guest ran, until its end was decided.
     pub wall_ms: Millis,
+    /// Time since the claim that it was paused; an owner process of an older version does not say.
+    #[serde(default)]
+    pub paused_ms: Millis,
     /// Processor time since the claim.
     pub vcpu_ms: Millis,
-    /// Memory held since the claim.
+    /// Memory held since the claim, over both.
     pub memory_mib_s: MibSeconds,
     /// Network bytes to the guest.
     pub rx_bytes: Bytes,

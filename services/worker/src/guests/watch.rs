@@ -79,12 +79,12 @@ async fn start_when_needed(guests: &Guests, vm: &VmId, owner: &Owner, closed: &m
 }
 
 fn note(guests: &Guests, vm: &VmId, owner: &Owner, status: &Status) {
+    let end = status.end_ms.map(|end| Timestamp(end.0));
     let life = match status.stage {
         Stage::Spare | Stage::Starting => Life::Starting,
         Stage::Ready => Life::Ready,
-        Stage::Claimed | Stage::Paused | Stage::Ending => {
-            Life::Claimed(status.end_ms.map(|end| Timestamp(end.0)))
-        }
+        Stage::Claimed | Stage::Ending => Life::Claimed(end),
+        Stage::Paused => Life::Paused(end),
     };
     let is_news = guests.get(vm).is_some_and(|guest| guest.life != life || guest.owner.is_none());
     if !is_news {

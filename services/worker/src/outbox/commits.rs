@@ -12,6 +12,11 @@ pub fn started(sandbox: SandboxId) -> CommitId {
     CommitId::derive(sandbox.as_bytes(), "worker/started")
 }
 
+/// A sandbox has been paused, after so many earlier pauses.
+pub fn paused(sandbox: SandboxId, earlier: u32) -> CommitId {
+    CommitId::derive(&[sandbox.as_bytes().as_slice(), &earlier.to_be_bytes()].concat(), "worker/paused")
+}
+
 /// A sandbox's end, whichever it is: it has one.
 pub fn ended(sandbox: SandboxId) -> CommitId {
     CommitId::derive(sandbox.as_bytes(), "worker/ended")

@@ -17,6 +17,7 @@ use crate::finish::{self, FinishError};
 use crate::guests::Life;
 use crate::outbox::commits;
 use crate::owner::OwnerError;
+use crate::pause::{self, PauseError};
 use crate::start;
 
 /// Time between two looks when nothing changes: deadlines pass without a change.
@@ -36,6 +37,8 @@ enum ActionError {
     Kill(#[source] io::Error),
     #[error("cannot report")]
     Finish(#[source] FinishError),
+    #[error("cannot say that a sandbox is paused")]
+    Pause(#[source] PauseError),
 }
 
 /// Reconciles for ever. Before the directory has caught up nothing is done: what it does not know yet must not be ended.
@@ -92,23 +95,38 @@ async fn caught_up(context: &Context) {
     }
 }
 
+/// What of a sandbox is on the log or on its way there.
+struct Announced {
+    /// That its guest runs.
+    start: bool,
+    /// That it is paused, this time.
+    pause: bool,
+}
+
 fn log_view(context: &Context) -> LogView {
     context.directory.view(|directory, _| {
         let mine = directory.sandboxes.on(context.host);
         let open = mine.filter(|(id, _)| !context.outbox.holds(commits::ended(*id)));
         open.map(|(id, sandbox)| {
-            let is_announced = sandbox.started_at.is_some() || context.outbox.holds(commits::started(id));
-            (id, phase(sandbox, is_announced))
+            let announced = Announced {
+                start: sandbox.started_at.is_some() || context.outbox.holds(commits::started(id)),
+                pause: context.outbox.holds(commits::paused(id, sandbox.pauses)),
+            };
+            (id, phase(sandbox, announced))
         })
         .collect()
     })
 }
 
-fn phase(sandbox: &Sandbox, is_announced: bool) -> Phase {
+/// Where a sandbox is, once what waits in the outbox has been said: its start, its pause.
+fn phase(sandbox: &Sandbox, announced: Announced) -> Phase {
+    let end_at = sandbox.end_at;
     match sandbox.state {
-        State::Stopping => Phase::Stopping { has_run: is_announced },
-        _ if is_announced => Phase::Running { end_at: sandbox.end_at },
-        _ => Phase::Claimed { deadline: sandbox.deadline },
+        State::Stopping => Phase::Stopping { has_run: announced.start },
+        _ if !announced.start => Phase::Claimed { deadline: sandbox.deadline },
+        State::Pausing if !announced.pause => Phase::Pausing { end_at },
+        State::Pausing | State::Paused => Phase::Paused { end_at },
+        _ => Phase::Running { end_at },
     }
 }
 
@@ -126,8 +144,11 @@ async fn attempt(context: &Context, action: Action) {
     let what = match &action {
         Action::Kill(..) => "kill",
         Action::SetEnd(..) => "set_end",
+        Action::Pause(_) => "pause",
+        Action::Resume(_) => "resume",
         Action::Remove(_) => "remove",
         Action::Start(_) => "start",
+        Action::ReportPaused(_) => "report_paused",
         Action::Fail(_) => "fail",
         Action::Report(_) => "report",
     };
@@ -146,8 +167,11 @@ async fn act(context: &Context, action: Action) -> Result<(), ActionError> {
     match action {
         Action::Kill(vm, reason) => kill(context, &vm, reason).await,
         Action::SetEnd(vm, end) => set_end(context, &vm, end).await,
+        Action::Pause(vm) => switch(context, &vm, Wanted::Paused).await,
+        Action::Resume(vm) => switch(context, &vm, Wanted::Running).await,
         Action::Remove(vm) => context.guests.remove(&vm).map_err(ActionError::Remove),
         Action::Start(sandbox) => start::start(context, sandbox).await.map_err(ActionError::Finish),
+        Action::ReportPaused(sandbox) => pause::report(context, sandbox).await.map_err(ActionError::Pause),
         Action::Fail(sandbox) => finish::fail(context, sandbox).await.map_err(ActionError::Finish),
         Action::Report(sandbox) => finish::report(context, sandbox).await.map_err(ActionError::Finish),
     }
@@ -158,9 +182,33 @@ async fn set_end(context: &Context, vm: &VmId, end: Timestamp) -> Result<(), Act
     let new = NewEnd { end_ms: Some(UnixMillis(end.0)) };
     owner.set_end(new).await.map_err(ActionError::Owner)?;
     context.guests.note(vm, |guest| {
-        if let Life::Claimed(at) = &mut guest.life {
+        if let Life::Claimed(at) | Life::Paused(at) = &mut guest.life {
             *at = Some(end);
         }
+    });
+    Ok(())
+}
+
+/// What a guest's processors are to do.
+enum Wanted {
+    Paused,
+    Running,
+}
+
+async fn switch(context: &Context, vm: &VmId, wanted: Wanted) -> Result<(), ActionError> {
+    let Some(owner) = context.guests.get(vm).and_then(|guest| guest.owner) else { return Ok(()) };
+    match wanted {
+        Wanted::Paused => owner.pause().await,
+        Wanted::Running => owner.resume().await,
+    }
+    .map_err(ActionError::Owner)?;
+    context.guests.note(vm, |guest| {
+        guest.life = match (&wanted, &guest.life) {
+            (Wanted::Paused, Life::Claimed(end)) => Life::Paused(*end),
+            (Wanted::Running, Life::Paused(end)) => Life::Claimed(*end),
+            // It has ended meanwhile.
+            (_, life) => life.clone(),
+        };
     });
     Ok(())
 }

@@ -21,6 +21,14 @@ fn running() -> Option<Phase> {
     Some(Phase::Running { end_at: Some(END) })
 }
 
+fn pausing() -> Option<Phase> {
+    Some(Phase::Pausing { end_at: Some(END) })
+}
+
+fn paused() -> Option<Phase> {
+    Some(Phase::Paused { end_at: Some(END) })
+}
+
 fn stopping() -> Option<Phase> {
     Some(Phase::Stopping { has_run: true })
 }
@@ -62,6 +70,30 @@ fn a_running_sandbox_is_left_alone_and_its_end_follows_the_log() {
     check(running(), Some(Stage::Running(Some(END))), &[]);
     check(running(), Some(Stage::Running(Some(NOW))), &[Action::SetEnd(vm(), END)]);
     check(running(), Some(Stage::Running(None)), &[Action::SetEnd(vm(), END)]);
+}
+
+#[test]
+fn a_guest_stands_still_before_it_is_said_to_and_goes_on_when_the_log_says_so() {
+    check(pausing(), Some(Stage::Running(Some(END))), &[Action::Pause(vm())]);
+    check(pausing(), Some(Stage::Paused(Some(END))), &[Action::ReportPaused(id())]);
+    check(paused(), Some(Stage::Paused(Some(END))), &[]);
+    check(paused(), Some(Stage::Running(Some(END))), &[Action::Pause(vm())]);
+    check(running(), Some(Stage::Paused(Some(END))), &[Action::Resume(vm())]);
+}
+
+#[test]
+fn the_end_of_a_paused_guest_follows_the_log_too_and_a_pause_saves_nobody_from_it() {
+    check(paused(), Some(Stage::Paused(Some(NOW))), &[Action::SetEnd(vm(), END)]);
+    check(stopping(), Some(Stage::Paused(Some(END))), &[Action::Kill(vm(), EndReason::Killed)]);
+    check_in(
+        Mode::Draining,
+        paused(),
+        Some(Stage::Paused(Some(END))),
+        &[Action::Kill(vm(), EndReason::HostStopped)],
+    );
+    check(paused(), Some(Stage::Gone), &[Action::Report(id())]);
+    check(pausing(), None, &[Action::Report(id())]);
+    check(None, Some(Stage::Paused(Some(END))), &[Action::Kill(vm(), EndReason::NotNeeded)]);
 }
 
 #[test]

@@ -45,6 +45,9 @@ pub const NOT_ALLOWED: Refused =
 /// Its guest is not ready, or gone.
 pub const NOT_RUNNING: Refused =
     Refused { status: 409, code: "sandbox_not_running", message: "the sandbox has no running guest" };
+/// Its guest stands still.
+pub const PAUSED: Refused =
+    Refused { status: 409, code: "sandbox_paused", message: "the sandbox is paused; resume it first" };
 /// Its guest ended while the request was on its way.
 pub const GUEST_GONE: Refused = Refused { status: 502, code: "guest_gone", message: "the guest has ended" };
 
@@ -73,8 +76,14 @@ pub fn check<'a>(
     }
     match sandbox.state {
         State::Starting | State::Running => Ok(Passage { sandbox: id, rest }),
+        State::Pausing | State::Paused => Err(PAUSED),
         _ => Err(NOT_RUNNING),
     }
+}
+
+/// The sandbox that a path names.
+pub fn named(path: &str) -> Option<SandboxId> {
+    split(path).map(|(id, _)| id)
 }
 
 /// `/<sandbox>/<rest>` as the sandbox and `/<rest>`.

@@ -13,7 +13,9 @@ use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
 use omnirun_events::keys::KeyEnrolled;
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Append, AppendError, Batch, Entry, Read, Sequence, read_to_end};
-use omnirun_events::sandbox::{Network, SandboxClaimed, SandboxRequested, StopRequested, TimeoutExtended};
+use omnirun_events::sandbox::{
+    Network, PauseRequested, SandboxClaimed, SandboxRequested, SandboxResumed, StopRequested, TimeoutExtended,
+};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Timestamp, Vcpus};
@@ -192,6 +194,15 @@ impl Bed {
     pub async fn extend(&self, id: SandboxId, end_at: Timestamp) {
         let extended = TimeoutExtended { sandbox: id, end_at, reserved: StandardMillis(1) };
         self.say(SubjectKind::Admission(account()), extended).await;
+    }
+
+    pub async fn request_pause(&self, id: SandboxId) {
+        self.say(SubjectKind::Sandbox(account(), id), PauseRequested {}).await;
+    }
+
+    pub async fn resume(&self, id: SandboxId, end_at: Timestamp) {
+        let resumed = SandboxResumed { sandbox: id, end_at, reserved: StandardMillis(1) };
+        self.say(SubjectKind::Admission(account()), resumed).await;
     }
 
     /// Claims a sandbox as a host's worker that crashed right after.

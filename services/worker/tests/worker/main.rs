@@ -7,6 +7,7 @@ mod claims;
 mod data_path;
 mod life;
 mod outbox;
+mod pause;
 mod restart;
 mod spare;
 

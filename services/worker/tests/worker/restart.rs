@@ -13,7 +13,7 @@ use omnirun_events::event::Event;
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Cursor, ReadError};
 use omnirun_events::sandbox::StopReason;
-use omnirun_events::unit::Seconds;
+use omnirun_events::unit::{Millis, Seconds};
 use omnirun_events::{Filter, Log, Read, Sequence, Stored, Subject};
 use omnirun_projections::sandboxes::State;
 use omnirun_runner::{Source, follow};
@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use crate::bed::{Bed, count, names, sandbox, wait};
+use crate::bed::{Bed, count, names, now, sandbox, wait};
 
 /// The owner processes that answer below a state directory.
 pub async fn owners(state: &Path) -> Vec<Pid> {
@@ -94,6 +94,30 @@ async fn what_ended_while_the_worker_was_away_is_reported_once() {
         let history = bed.history(id).await;
         assert_eq!(count(&history, |event| matches!(event, Event::SandboxStopped(_))), 1, "{history:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_back_after_twenty_days_still_says_what_was_metered() {
+    let bed = Bed::new().await;
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    while bed.readings(sandbox(50)).await.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    worker.stop(Stop::Leave).await;
+    let readings = bed.readings(sandbox(50)).await;
+    for pid in owners(&bed.state(1)).await {
+        kill_process(pid, Signal::KILL).expect("it is ours");
+    }
+    let mut parts = bed.parts(1);
+    parts.clock = Arc::new(|| now().after(Millis(20 * 24 * 3_600_000)));
+    let worker = omnirun_worker::Worker::start(parts).await.expect("a good host");
+    let ended = bed.ended(sandbox(50)).await;
+    assert_eq!(ended.state, State::Stopped(StopReason::OwnerDied));
+    let Some(Event::UsageMetered(last)) = readings.last() else { panic!("two readings at least") };
+    assert_eq!((ended.meter, ended.ended_at), (Some(last.meter), Some(last.observed_at)));
+    worker.stop(Stop::Leave).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -238,13 +238,13 @@ async fn wait(app: &Shared, id: SandboxId, deadline: Timestamp) -> Result<Sandbo
     let within = deadline.after(DEADLINE_GRACE).since(app.now()).as_duration();
     let settled = app.directory.until(within, |directory| {
         let sandbox = directory.sandboxes.get(id)?;
-        let is_settled =
-            sandbox.state == Life::Running || sandbox.state.is_final() || sandbox.state == Life::Stopping;
+        let is_settled = !matches!(sandbox.state, Life::Requested | Life::Starting);
         is_settled.then(|| sandbox.clone())
     });
     let sandbox = settled.await.map_err(|_| no_capacity())?;
     match sandbox.state {
-        Life::Running => Ok(sandbox),
+        // A repeated wish finds what has become of the sandbox since.
+        Life::Running | Life::Pausing | Life::Paused => Ok(sandbox),
         Life::Failed(FailReason::NoCapacity) => Err(no_capacity()),
         Life::Failed(FailReason::BootFailed) => {
             Err(ApiError::unavailable("boot_failed", "The sandbox could not be started; try again."))

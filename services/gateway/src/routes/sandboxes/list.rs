@@ -121,14 +121,15 @@ fn batch(
     })
 }
 
-/// The states of the API; `paused` is one that no sandbox of this build is in.
-const STATES: [&str; 7] = ["requested", "starting", "running", "stopping", "stopped", "failed", "paused"];
+/// The states of the API.
+const STATES: [&str; 8] =
+    ["requested", "starting", "running", "pausing", "paused", "stopping", "stopped", "failed"];
 
 fn states(text: &str) -> Result<Vec<String>, ApiError> {
     let known = |state: &str| STATES.contains(&state).then(|| state.to_owned());
     let states: Option<Vec<String>> = text.split(',').map(known).collect();
     states.ok_or(ApiError::invalid(
-        "state has to be requested, starting, running, stopping, stopped, failed or paused, with commas between them.",
+        "state has to be requested, starting, running, pausing, paused, stopping, stopped or failed, with commas between them.",
     ))
 }
 

@@ -3,9 +3,11 @@
 use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommitId};
-use omnirun_events::keys::KeyEnrolled;
+use omnirun_events::keys::{Digest, KeyEnrolled};
 use omnirun_events::log::Sequence;
-use omnirun_events::sandbox::{Network, SandboxClaimed, SandboxRequested, StopRequested};
+use omnirun_events::sandbox::{
+    Network, PauseRequested, SandboxClaimed, SandboxRequested, SandboxStarted, StartedFrom, StopRequested,
+};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Vcpus};
@@ -72,6 +74,12 @@ fn sandboxes(since: &[Event]) -> Sandboxes {
     directory.sandboxes
 }
 
+fn started() -> SandboxStarted {
+    let digest = Digest([0; 32]);
+    let (started_at, end_at) = (NOW, NOW.after(Millis(1_000)));
+    SandboxStarted { started_at, end_at, from: StartedFrom::Pool, root: digest, kernel: digest }
+}
+
 fn capability() -> Capability {
     Capability {
         sandbox: id(),
@@ -128,5 +136,6 @@ fn a_sandbox_of_another_host_is_not_here_and_one_that_ends_is_not_open() {
     };
     assert_eq!(check(&sandboxes(&[]), HostId::from_bytes([4; 16])), Err(NOT_FOUND));
     assert_eq!(check(&sandboxes(&[StopRequested {}.into()]), host()), Err(NOT_RUNNING));
+    assert_eq!(check(&sandboxes(&[started().into(), PauseRequested {}.into()]), host()), Err(PAUSED));
     assert_eq!(check(&Sandboxes::default(), host()), Err(NOT_FOUND));
 }

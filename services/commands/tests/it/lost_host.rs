@@ -1,0 +1,106 @@
+//! A host that is given up: its sandboxes end, each billed to its last reading, and it has no word on them any more.
+
+use omnirun_commands_api::{Code, Command, Envelope, Outcome};
+use omnirun_events::envelope::Actor;
+use omnirun_events::keys::Digest;
+use omnirun_events::sandbox::*;
+use omnirun_events::subject::Slot;
+use omnirun_events::unit::MebibyteSeconds;
+use omnirun_events::usage::{Meter, UsageMetered};
+use omnirun_events::*;
+use omnirun_projections::sandboxes::State;
+
+use crate::support::*;
+
+fn lose(world: &World, host: HostId) -> Envelope {
+    let (operator, reason) = ("night shift".to_owned(), "rack 7 burned".to_owned());
+    Envelope { actor: Actor::Operator, ..world.envelope(Command::LoseHost { host, operator, reason }) }
+}
+
+async fn claimed(world: &World, process: &Process, account: AccountId) -> SandboxId {
+    let request = Command::RequestSandbox { account, wish: sandbox_wish() };
+    let reply = process.send(world.envelope(request)).await.expect("room");
+    let Outcome::SandboxRequested { sandbox, .. } = reply.outcome else { panic!("not admitted") };
+    world.as_worker(SubjectKind::Sandbox(account, sandbox), SandboxClaimed { host: HOST }).await;
+    sandbox
+}
+
+async fn meter(world: &World, account: AccountId, sandbox: SandboxId, period: u32) -> Meter {
+    let wall = Millis(u64::from(period) * 60_000);
+    let meter = Meter { wall, memory: MebibyteSeconds(512 * 60 * u64::from(period)), ..Meter::default() };
+    let reading = UsageMetered { period, observed_at: world.time(), meter };
+    world.as_worker(SubjectKind::Usage(Slot::of(world.time()), account, sandbox), reading).await;
+    meter
+}
+
+#[tokio::test]
+async fn the_sandboxes_of_a_lost_host_end_with_what_was_metered_and_give_back_the_rest() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let (ran, never) = (claimed(&world, &process, account).await, claimed(&world, &process, account).await);
+    let digest = Digest([0; 32]);
+    let started = SandboxStarted {
+        started_at: world.time(),
+        end_at: world.time().after(Millis(300_000)),
+        from: StartedFrom::Boot,
+        root: digest,
+        kernel: digest,
+    };
+    world.as_worker(SubjectKind::Sandbox(account, ran), started).await;
+    meter(&world, account, ran, 1).await;
+    world.pass(Millis(60_000));
+    let last = meter(&world, account, ran, 2).await;
+    let metered_at = world.time();
+    // Twenty days until somebody notices: other slots have begun.
+    world.pass(Millis(20 * 24 * 3_600_000));
+    let wish = lose(&world, HOST);
+    let reply = process.send(wish.clone()).await.expect("an operator may");
+    assert!(matches!(reply.outcome, Outcome::HostLost { ended: 2 }), "{reply:?}");
+    process
+        .view(&world, |directory| {
+            let one = directory.sandboxes.get(ran).expect("known");
+            assert_eq!(one.state, State::Stopped(StopReason::HostLost));
+            assert_eq!((one.meter, one.ended_at), (Some(last), Some(metered_at)));
+            assert_eq!(one.charged().0, 120_000);
+            let other = directory.sandboxes.get(never).expect("known");
+            assert_eq!((other.meter, other.charged().0), (Some(Meter::default()), 0));
+            assert_eq!(directory.sandboxes.live_of(account), 0);
+            assert!(directory.hosts.present().next().is_none());
+        })
+        .await;
+    let head = world.log.head(Log::Events).await.expect("memory");
+    let again = process.send(wish).await.expect("twice is once");
+    assert!(matches!(again.outcome, Outcome::HostLost { ended: 0 }), "{again:?}");
+    process.send(lose(&world, HOST)).await.expect("it is lost already");
+    assert_eq!(world.log.head(Log::Events).await.expect("memory"), head);
+}
+
+#[tokio::test]
+async fn what_was_broken_off_goes_on_in_the_next_look() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let sandbox = claimed(&world, &process, account).await;
+    let lost = omnirun_events::host::HostLost { operator: "o".to_owned(), reason: "r".to_owned() };
+    let commands = Actor::System(Role::Commands);
+    world.append(&commands_signer(), commands, SubjectKind::Host(HOST), lost).await;
+    process.view(&world, |_| ()).await;
+    assert_eq!(process.service.end_lost().await, Ok(1));
+    assert_eq!(process.service.end_lost().await, Ok(0));
+    let state = process.view(&world, |directory| directory.sandboxes.get(sandbox).map(|one| one.state)).await;
+    assert_eq!(state, Some(State::Stopped(StopReason::HostLost)));
+}
+
+#[tokio::test]
+async fn only_an_operator_who_says_why_gives_up_a_host_that_there_is() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let check = async |envelope: Envelope, code| {
+        assert_eq!(process.send(envelope).await.expect_err("refused").code, code);
+    };
+    check(Envelope { actor: Actor::System(Role::Gateway), ..lose(&world, HOST) }, Code::NotFound).await;
+    check(lose(&world, HostId::from_bytes([77; 16])), Code::NotFound).await;
+    let command = Command::LoseHost { host: HOST, operator: "o".to_owned(), reason: " ".to_owned() };
+    check(Envelope { actor: Actor::Operator, ..world.envelope(command) }, Code::Invalid).await;
+}
