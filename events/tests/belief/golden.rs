@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use omnirun_events::auth::{ChallengeIssued, Purpose};
+use omnirun_events::billing::StatementClosed;
 use omnirun_events::event::{EventName, WRITTEN};
 use omnirun_events::sealing::DataKey;
 use omnirun_events::*;
@@ -75,6 +76,7 @@ fn as_read(name: &str, version: u16) -> Event {
         (Event::ChallengeIssued(issued), 1) => {
             ChallengeIssued { epoch: 20_780, purpose: Purpose::SignIn, ..issued }.into()
         }
+        (Event::StatementClosed(statement), 1) => StatementClosed { seen: Vec::new(), ..statement }.into(),
         (event, _) => event,
     }
 }
