@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ReceiptId;
 use crate::sealing::Sealed;
+use crate::unit::Timestamp;
 
 /// Name of the sealed field that holds the address; part of its associated data.
 pub const EMAIL_FIELD: &str = "email";
@@ -24,6 +25,15 @@ pub struct AccountOpened {
 pub struct EmailChanged {
     /// The address that proved itself with a code, sealed under the next of the account's address keys.
     pub email: Sealed,
+}
+
+/// The account is on another plan from the beginning of its next month, which no day of a month under way is rated by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanChanged {
+    /// Name of the plan in `infra/plans.toml`.
+    pub plan: String,
+    /// The first moment of the month from which on it holds. A later change of the same month replaces this one.
+    pub from: Timestamp,
 }
 
 /// Some address was claimed. It says nothing of which: its only work is its position on `sys.registry`, which the writer

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::SandboxId;
+use crate::log::Sequence;
+use crate::subject::Log;
 use crate::unit::{Day, MicroCents, Millis, Shape, StandardMillis, Timestamp};
 
 /// A month was rated for good. It is never computed again: what turns out wrong is a [`StatementCorrected`].
@@ -34,7 +36,15 @@ pub struct StatementClosed {
     pub amount: MicroCents,
     /// The sandboxes that ran on into the next month, by id, with what is billed of them so far.
     pub carried: Vec<Carried>,
+    /// How far the logs were read when it was computed, in order of logs; what is in none was not read. Whoever folds the account's records
+    /// up to there gets the same statement. Empty in version 1, of which only the signature can be checked.
+    #[serde(default)]
+    pub seen: Vec<SeenThrough>,
 }
+
+/// A log was read up to this position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenThrough(pub Log, pub Sequence);
 
 /// What sandboxes of one shape used on one day (UTC), in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

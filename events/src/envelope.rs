@@ -150,6 +150,11 @@ pub struct Parts {
 }
 
 impl Record {
+    /// The stored bytes of what happened, which the signature covers.
+    pub fn payload(&self) -> &Bytes {
+        &self.parts.payload
+    }
+
     /// The hash that the next record of the subject links to.
     pub fn hash(&self) -> RecordHash {
         crate::signing::record_hash(&self.parts)

@@ -108,6 +108,7 @@ macro_rules! events {
 events! {
     AccountOpened(account::AccountOpened) = "account.opened", 1, by Commands;
     EmailChanged(account::EmailChanged) = "account.email_changed", 1, by Commands;
+    PlanChanged(account::PlanChanged) = "account.plan_changed", 1, by Commands;
     AddressClaimed(account::AddressClaimed) = "address.claimed", 1, by Commands;
     TokenCreated(token::TokenCreated) = "token.created", 1, by Commands;
     TokenRevoked(token::TokenRevoked) = "token.revoked", 1, by Commands;
@@ -126,7 +127,7 @@ events! {
     SandboxPaused(sandbox::SandboxPaused) = "sandbox.paused", 1, by Worker;
     SandboxStopped(sandbox::SandboxStopped) = "sandbox.stopped", 2, by Commands | Worker;
     UsageMetered(usage::UsageMetered) = "usage.metered", 1, by Worker;
-    StatementClosed(billing::StatementClosed) = "billing.statement_closed", 1, by Commands;
+    StatementClosed(billing::StatementClosed) = "billing.statement_closed", 2, by Commands;
     StatementCorrected(billing::StatementCorrected) = "billing.statement_corrected", 1, by Commands;
     UsageNoticed(billing::UsageNoticed) = "billing.usage_noticed", 1, by Commands;
     HostJoined(host::HostJoined) = "host.joined", 1, by Worker;
@@ -136,6 +137,7 @@ events! {
     KeyRetired(keys::KeyRetired) = "key.retired", 1, by Root;
     MasterKeyRotated(keys::MasterKeyRotated) = "master_key.rotated", 1, by Commands;
     DataKeyWrapped(keys::DataKeyWrapped) = "data_key.wrapped", 1, by Commands;
+    DataKeysDestroyed(keys::DataKeysDestroyed) = "data_keys.destroyed", 1, by Commands;
     AccountClosing(account::AccountClosing) = "account.closing", 1, by Commands;
     AccountQuiet(account::AccountQuiet) = "account.quiet", 1, by Commands;
     ReceiptIssued(account::ReceiptIssued) = "account.receipt_issued", 1, by Commands;

@@ -52,6 +52,14 @@ pub struct MasterKeyRotated {
     pub epoch: u32,
 }
 
+/// Data keys are destroyed because what was sealed under them is as old as it may become. Copies of the wrapped keys can be unwrapped until the
+/// master key is rotated, which this makes due. On `sys.erasure`, appended before the keys go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataKeysDestroyed {
+    /// How many.
+    pub count: u32,
+}
+
 /// A data key, wrapped under the master key of an epoch. On `key.<account>.<label>` in the KEYS log, acknowledged before
 /// the first byte is sealed under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::billing::Correction;
 use crate::id::ReceiptId;
+use crate::keys::Digest;
+use crate::unit::MicroCents;
 
 /// What an operator did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,23 @@ pub enum Action {
     EraseAccount {
         /// Names the erasure, as in the tombstones.
         receipt: ReceiptId,
+    },
+    /// Had what retention had planned carried out.
+    ApplyRetention {
+        /// The plan's hash.
+        plan: Digest,
+    },
+    /// Had an account put on another plan.
+    ChangePlan {
+        /// Its name.
+        plan: String,
+    },
+    /// Had a closed month corrected.
+    CorrectStatement {
+        /// More or less.
+        correction: Correction,
+        /// By how much.
+        amount: MicroCents,
     },
 }
 

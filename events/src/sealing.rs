@@ -20,7 +20,10 @@ pub enum DataKeyLabel {
     Account,
     /// For its address alone: version, from 1, counted up by each change and destroyed by the next one.
     Address(u32),
-    /// For the free text of a month's sandboxes, as year times 100 plus month; destroyed on its 90th day.
+    /// For the free text of the sandboxes that were requested on one day, as year times 10 000 plus month times 100 plus day; destroyed on
+    /// its 90th day.
+    Day(u32),
+    /// For the free text of a month's sandboxes, as year times 100 plus month: how it was sealed before each day had its key.
     Month(u32),
 }
 

@@ -101,7 +101,9 @@ pub enum SubjectKind {
     AccountKey(AccountId),
     /// `key.<account>.address.<version>`: the data key of one of the addresses that it had
     AddressKey(AccountId, u32),
-    /// `key.<account>.<yyyymm>`: the data key of a month's sandboxes
+    /// `key.<account>.<yyyymmdd>`: the data key of the sandboxes of a day
+    DayKey(AccountId, u32),
+    /// `key.<account>.<yyyymm>`: the data key of the sandboxes of a month, from before each day had its own
     MonthKey(AccountId, u32),
     /// `auth.<challenge>.issued`
     ChallengeIssued(ChallengeId),
@@ -126,7 +128,7 @@ impl SubjectKind {
     pub const fn log(self) -> Log {
         match self {
             Self::Usage(slot, ..) => Log::Usage(slot),
-            Self::AccountKey(_) | Self::AddressKey(..) | Self::MonthKey(..) => Log::Keys,
+            Self::AccountKey(_) | Self::AddressKey(..) | Self::DayKey(..) | Self::MonthKey(..) => Log::Keys,
             Self::ChallengeIssued(_) | Self::ChallengeAttempts(_) | Self::ChallengeUsed(_) => Log::Auth,
             _ => Log::Events,
         }
@@ -138,7 +140,8 @@ impl SubjectKind {
             Self::Account(a) | Self::Admission(a) | Self::Token(a, _) | Self::Sandbox(a, _) => Some(a),
             Self::Billing(a) => Some(a),
             Self::Usage(_, a, _) => Some(a),
-            Self::AccountKey(a) | Self::AddressKey(a, _) | Self::MonthKey(a, _) => Some(a),
+            Self::AccountKey(a) | Self::AddressKey(a, _) => Some(a),
+            Self::DayKey(a, _) | Self::MonthKey(a, _) => Some(a),
             _ => None,
         }
     }
@@ -155,6 +158,7 @@ impl fmt::Display for SubjectKind {
             Self::Usage(slot, a, s) => write!(f, "usage.{slot}.{a}.{s}"),
             Self::AccountKey(a) => write!(f, "key.{a}.account"),
             Self::AddressKey(a, version) => write!(f, "key.{a}.address.{version}"),
+            Self::DayKey(a, day) => write!(f, "key.{a}.{day:08}"),
             Self::MonthKey(a, month) => write!(f, "key.{a}.{month:06}"),
             Self::ChallengeIssued(c) => write!(f, "auth.{c}.issued"),
             Self::ChallengeAttempts(c) => write!(f, "auth.{c}.attempts"),
@@ -197,6 +201,7 @@ impl FromStr for SubjectKind {
             ["key", a, "address", version] if is_number(version) && !version.starts_with('0') => {
                 Self::AddressKey(id(a)?, id(version)?)
             }
+            ["key", a, day] if day.len() == 8 && is_number(day) => Self::DayKey(id(a)?, id(day)?),
             ["key", a, month] if month.len() == 6 && is_number(month) => Self::MonthKey(id(a)?, id(month)?),
             ["auth", c, "issued"] => Self::ChallengeIssued(id(c)?),
             ["auth", c, "attempts"] => Self::ChallengeAttempts(id(c)?),
@@ -412,6 +417,7 @@ mod tests {
             SubjectKind::Usage(slot, a, s),
             SubjectKind::AccountKey(a),
             SubjectKind::AddressKey(a, 10),
+            SubjectKind::DayKey(a, 20261123),
             SubjectKind::MonthKey(a, 202611),
             SubjectKind::ChallengeIssued(c),
             SubjectKind::ChallengeAttempts(c),

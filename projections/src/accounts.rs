@@ -11,14 +11,15 @@ use omnirun_events::unit::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::Fact;
+use crate::plans::PlanNames;
 
 /// One account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Since when; its month of billing starts on this day of the month.
     pub opened_at: Timestamp,
-    /// Name of its plan.
-    pub plan: String,
+    /// The names of its plans.
+    pub plans: PlanNames,
     /// Its address, sealed as field [`omnirun_events::account::EMAIL_FIELD`] of its account subject.
     pub email: Sealed,
     /// How far its erasure is, once that was asked for.
@@ -75,13 +76,14 @@ impl Accounts {
         if let Event::AccountOpened(opened) = fact.event {
             self.accounts.entry(id).or_insert_with(|| Account {
                 opened_at: fact.at,
-                plan: opened.plan.clone(),
+                plans: PlanNames::opened(&opened.plan),
                 email: opened.email.clone(),
                 closing: None,
             });
         }
         let Some(account) = self.accounts.get_mut(&id) else { return };
         match fact.event {
+            Event::PlanChanged(changed) => account.plans.change(changed),
             Event::EmailChanged(changed) => account.email = changed.email.clone(),
             _ => account.follow_closing(fact),
         }

@@ -16,7 +16,7 @@ use crate::Fact;
 /// The last of each, and what is under way. Positions and receipts only: nothing here says whose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Erasures {
-    /// Position in EVENTS and time of the last tombstone of an account, or change of an address.
+    /// Position in EVENTS and time of the last tombstone of an account, change of an address, or destruction of keys.
     last: Option<(Sequence, Timestamp)>,
     /// Position, time and epoch of the last rotation.
     rotated: Option<(Sequence, Timestamp, u32)>,
@@ -25,7 +25,8 @@ pub struct Erasures {
 }
 
 impl Erasures {
-    /// Position in EVENTS and time of the last record after which keys were destroyed: the tombstone of an account, or a changed address.
+    /// Position in EVENTS and time of the last record after which keys were destroyed: the tombstone of an account, a changed
+    /// address, or keys of free text that has become too old.
     pub fn last(&self) -> Option<(Sequence, Timestamp)> {
         self.last
     }
@@ -57,7 +58,10 @@ impl Erasures {
             (SubjectKind::Erasure, Event::ErasureFinished(finished)) => {
                 self.unfinished.remove(&finished.receipt);
             }
-            (SubjectKind::Account(_), Event::EmailChanged(_)) => self.last = Some((fact.sequence, fact.at)),
+            (SubjectKind::Account(_), Event::EmailChanged(_))
+            | (SubjectKind::Erasure, Event::DataKeysDestroyed(_)) => {
+                self.last = Some((fact.sequence, fact.at))
+            }
             (SubjectKind::Erasure, Event::MasterKeyRotated(rotated)) => {
                 self.rotated = Some((fact.sequence, fact.at, rotated.epoch));
             }

@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod erasures;
 pub mod hosts;
+pub mod plans;
 pub mod sandboxes;
 pub mod standings;
 pub mod tokens;

@@ -1,9 +1,14 @@
 //! P3: usage is tracked to enforce plan limits and to bill; a replay of the log gives the same bill.
 
-use anyhow::Result;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use omnirun_events::Timestamp;
 use omnirun_test_support::up::{Up, ops};
 use omnirun_test_support::world::{World, destroy, run, sandbox};
 use serde_json::json;
+
+use crate::long_ago::{DAY, LongAgo};
 
 #[tokio::test]
 async fn a_replay_of_the_log_gives_the_same_bill() -> Result<()> {
@@ -34,6 +39,45 @@ async fn a_replay_of_the_log_gives_the_same_bill() -> Result<()> {
     again.stop().await?;
     drop(directory);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_month_that_is_over_is_closed_and_its_owner_computes_the_statement_again() -> Result<()> {
+    const EMAIL: &str = "p03.owner@example.org";
+    let directory = tempfile::tempdir()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u64;
+    let ago = |days| Timestamp(now - days * DAY);
+    // Its first month ended 19 to 22 days ago.
+    let mut past = LongAgo::open(&directory.path().join("data"), ago(50)).await?;
+    let account = past.account(EMAIL).await?;
+    past.set_time(ago(45));
+    past.sandbox(account, "free text").await?;
+    past.close().await?;
+
+    let mut world = World::start_in(directory, &["--pool", "0"]).await?;
+    let owner = world.sign_in(EMAIL).await?;
+    let closed = async {
+        loop {
+            let statements = owner.get("/account/statements").await?.expect(200)?;
+            if statements[0].is_object() {
+                return anyhow::Ok(statements);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let statements = tokio::time::timeout(Duration::from_secs(60), closed).await.context("not closed")??;
+    assert_eq!((&statements[0]["standardSeconds"], &statements[1]), (&json!(60), &json!(null)));
+    let (exit, text) = ops(&world.data(), &["replay", "billing"]).await?;
+    assert_eq!(exit, 0, "{text}");
+
+    let export = world.directory().join("export.zip");
+    std::fs::write(&export, owner.post("/account/export", json!({})).await?.body)?;
+    let root = std::fs::read_to_string(world.data().join("root.pub"))?.trim().to_owned();
+    // Its owner has the archive and the fingerprint, and nothing else.
+    let (elsewhere, export) = (tempfile::tempdir()?, export.to_string_lossy().into_owned());
+    let (exit, text) = ops(elsewhere.path(), &["statement", "--root-key", &root, "--from", &export]).await?;
+    assert!(exit == 0 && text.contains("the same bytes"), "{text}");
+    world.close().await
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use omnirun_events::auth::{ChallengeIssued, Purpose};
+use omnirun_events::billing::StatementClosed;
 use omnirun_events::event::{EventName, WRITTEN};
 use omnirun_events::sandbox::{SandboxStopped, StopReason};
 use omnirun_events::sealing::DataKey;
@@ -79,6 +80,7 @@ fn as_read(name: &str, version: u16) -> Event {
         (Event::SandboxStopped(stopped), 1) => {
             SandboxStopped { reason: StopReason::TimedOut, ..stopped }.into()
         }
+        (Event::StatementClosed(statement), 1) => StatementClosed { seen: Vec::new(), ..statement }.into(),
         (event, _) => event,
     }
 }

@@ -77,6 +77,10 @@ pub fn event(name: &str) -> Event {
             email: sealed(EMAIL_FIELD, SubjectKind::Account(account()), DataKeyLabel::Address(2)),
         }
         .into(),
+        "account.plan_changed" => {
+            PlanChanged { plan: "launch".to_owned(), from: Timestamp(1_795_046_400_000) }.into()
+        }
+        "data_keys.destroyed" => DataKeysDestroyed { count: 3 }.into(),
         "address.claimed" => AddressClaimed {}.into(),
         "account.closing" => AccountClosing { receipt: receipt() }.into(),
         "account.quiet" => AccountQuiet {}.into(),
@@ -241,6 +245,10 @@ fn statement() -> StatementClosed {
         overage: StandardMillis(1_000),
         amount: MicroCents(1_900_001_389),
         carried: vec![Carried { sandbox: sandbox(), wall: Millis(2_345) }],
+        seen: vec![
+            SeenThrough(Log::Events, Sequence(70_000)),
+            SeenThrough(Log::Usage(Slot::from_index(3).expect("there are fourteen")), Sequence(9)),
+        ],
     }
 }
 

@@ -49,15 +49,32 @@ impl Date {
             part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse::<u32>().ok())?
         };
         let date = Self { year: number(4)?, month: number(2)?, day: number(2)? };
-        let is_real = date.year >= 1970
-            && (1..=12).contains(&date.month)
-            && (1..=days_in_month(u64::from(date.year), date.month) as u32).contains(&date.day);
-        (is_real && parts.next().is_none()).then_some(date)
+        (date.is_real() && parts.next().is_none()).then_some(date)
     }
 
-    /// The month as year times 100 plus month, as data keys are labelled.
-    pub fn yyyymm(self) -> u32 {
-        self.year * 100 + self.month
+    /// The day as year times 10 000 plus month times 100 plus day, as data keys are labelled.
+    pub fn yyyymmdd(self) -> u32 {
+        (self.year * 100 + self.month) * 100 + self.day
+    }
+
+    /// The day that is labelled so, if a calendar has it.
+    pub fn from_yyyymmdd(label: u32) -> Option<Self> {
+        let date = Self { year: label / 10_000, month: label / 100 % 100, day: label % 100 };
+        date.is_real().then_some(date)
+    }
+
+    /// The last day of the month that is labelled year times 100 plus month, if there is such a month.
+    pub fn last_of_yyyymm(label: u32) -> Option<Self> {
+        let first = Self { year: label / 100, month: label % 100, day: 1 };
+        first
+            .is_real()
+            .then(|| Self { day: days_in_month(u64::from(first.year), first.month) as u32, ..first })
+    }
+
+    fn is_real(self) -> bool {
+        self.year >= 1970
+            && (1..=12).contains(&self.month)
+            && (1..=days_in_month(u64::from(self.year), self.month) as u32).contains(&self.day)
     }
 }
 
@@ -184,6 +201,17 @@ mod tests {
             assert_eq!(Date::of(start).start(), start);
             assert_eq!(Date::of(start.after(Millis(DAY - 1))).start(), start);
         }
+    }
+
+    #[test]
+    fn labels_of_data_keys_are_days_that_a_calendar_has() {
+        let date = Date { year: 2028, month: 2, day: 29 };
+        assert_eq!((date.yyyymmdd(), Date::from_yyyymmdd(20_280_229)), (20_280_229, Some(date)));
+        assert_eq!(Date::last_of_yyyymm(202_802), Some(date));
+        for label in [0, 20_270_229, 20_281_301, 20_280_100, u32::MAX] {
+            assert_eq!(Date::from_yyyymmdd(label), None, "{label}");
+        }
+        assert_eq!((Date::last_of_yyyymm(202_813), Date::last_of_yyyymm(202_700)), (None, None));
     }
 
     #[test]

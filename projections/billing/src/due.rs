@@ -5,7 +5,7 @@ use omnirun_events::unit::{Millis, StandardMillis, Timestamp};
 
 use crate::calendar::Period;
 use crate::ledger::Ledger;
-use crate::plans::Plan;
+use crate::plans::{Plan, Plans};
 use crate::rating::{Bill, rate};
 use crate::statement::{CLOSE_AFTER, statement, sum};
 
@@ -14,6 +14,14 @@ pub const NOTICES: [u8; 3] = [50, 80, 100];
 
 /// The least time that a forecast looks back at: the first hours of a month say little.
 const DAY: Millis = Millis(24 * 3600 * 1000);
+
+/// An account is on a plan that the plans file does not have: an operator's mistake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the plan {name}, which accounts are on, is not in the plans file")]
+pub struct UnknownPlan {
+    /// Its name.
+    pub name: String,
+}
 
 /// A month that is under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +37,19 @@ pub struct MonthToDate {
 }
 
 /// The account's month that `now` lies in.
-pub fn month_to_date(ledger: &Ledger, plan: &Plan, now: Timestamp) -> MonthToDate {
+pub fn month_to_date(ledger: &Ledger, plans: &Plans, now: Timestamp) -> Result<MonthToDate, UnknownPlan> {
     let period = ledger.period(now);
     let lines = ledger.lines(period);
-    let price = plan.price_at(period.start);
+    let price = plan_of(ledger, plans, period)?.price_at(period.start);
     let used = sum(&lines);
-    MonthToDate { period, lines, bill: rate(price, used), forecast: rate(price, forecast(used, period, now)) }
+    let forecast = rate(price, forecast(used, period, now));
+    Ok(MonthToDate { period, lines, bill: rate(price, used), forecast })
+}
+
+/// The plan that a month is rated by: the account's when it begins.
+fn plan_of<'a>(ledger: &Ledger, plans: &'a Plans, period: Period) -> Result<&'a Plan, UnknownPlan> {
+    let name = ledger.plans.at(period.start);
+    plans.get(name).ok_or_else(|| UnknownPlan { name: name.to_owned() })
 }
 
 /// What will be used by the month's end at the pace so far. Whole seconds.
@@ -46,26 +61,35 @@ fn forecast(used: StandardMillis, period: Period, now: Timestamp) -> StandardMil
 }
 
 /// The statement that has to be closed next, if its time has come. Months that cost and used nothing have none.
-pub fn statement_due(ledger: &Ledger, plan: &Plan, now: Timestamp) -> Option<StatementClosed> {
+pub fn statement_due(
+    ledger: &Ledger,
+    plans: &Plans,
+    now: Timestamp,
+) -> Result<Option<StatementClosed>, UnknownPlan> {
     let mut period = ledger.first_open();
     while period.end.after(CLOSE_AFTER) <= now {
+        let plan = plan_of(ledger, plans, period)?;
         if ledger.used(period) > StandardMillis::ZERO || plan.price_at(period.start).month.0 > 0 {
-            return Some(statement(ledger, plan, period));
+            return Ok(Some(statement(ledger, plan, period)));
         }
         period = period.next(ledger.opened_at);
     }
-    None
+    Ok(None)
 }
 
 /// The highest percentage that was reached this month, unless the account was told of it.
-pub fn notice_due(ledger: &Ledger, plan: &Plan, now: Timestamp) -> Option<UsageNoticed> {
+pub fn notice_due(
+    ledger: &Ledger,
+    plans: &Plans,
+    now: Timestamp,
+) -> Result<Option<UsageNoticed>, UnknownPlan> {
     let period = ledger.period(now);
-    let included = plan.price_at(period.start).included;
+    let included = plan_of(ledger, plans, period)?.price_at(period.start).included;
     let used = ledger.used(period);
     let reached = |percent: u8| u128::from(used.0) * 100 >= u128::from(included.0) * u128::from(percent);
-    let percent = NOTICES.into_iter().rev().find(|percent| included.0 > 0 && reached(*percent))?;
-    let is_new = !ledger.was_told(period.start, percent);
-    is_new.then_some(UsageNoticed { start: period.start, percent, used, included })
+    let percent = NOTICES.into_iter().rev().find(|percent| included.0 > 0 && reached(*percent));
+    let news = percent.filter(|percent| !ledger.was_told(period.start, *percent));
+    Ok(news.map(|percent| UsageNoticed { start: period.start, percent, used, included }))
 }
 
 #[cfg(test)]

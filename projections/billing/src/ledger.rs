@@ -16,6 +16,7 @@ use omnirun_events::sandbox::{SandboxStopped, StopReason};
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::{Day, MicroCents, Millis, Shape, StandardMillis, Timestamp};
 use omnirun_events::usage::Meter;
+use omnirun_projections::plans::PlanNames;
 use omnirun_projections::{Fact, Fold};
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +33,8 @@ pub struct Billing {
 pub struct Ledger {
     /// When the account was opened; its months begin on this day of the month.
     pub opened_at: Timestamp,
-    /// Name of its plan.
-    pub plan: String,
+    /// The names of its plans. A month is rated by the one that holds when it begins.
+    pub plans: PlanNames,
     /// Days before this one are closed.
     closed_through: Timestamp,
     /// Sandboxes that ran since then, or may have.
@@ -55,12 +56,14 @@ pub struct Closed {
 }
 
 impl Closed {
-    /// What the account owes for the month: the statement's amount and its corrections, in order. Less than nothing is nothing.
+    /// What the account owes for the month: the statement's amount and all charges, less all credits, in whichever order they were made. Less
+    /// than nothing is nothing.
     pub fn due(&self) -> MicroCents {
-        self.corrections.iter().fold(self.statement.amount, |due, (_, correction, amount)| match correction {
-            Correction::Charge => due.plus(*amount),
-            Correction::Credit => due.minus(*amount),
-        })
+        let sum = |wanted: Correction| {
+            let such = self.corrections.iter().filter(|(_, correction, _)| *correction == wanted);
+            such.fold(MicroCents::ZERO, |sum, (_, _, amount)| sum.plus(*amount))
+        };
+        self.statement.amount.plus(sum(Correction::Charge)).minus(sum(Correction::Credit))
     }
 }
 
@@ -94,7 +97,7 @@ impl Ledger {
     fn new(opened_at: Timestamp, plan: &str) -> Self {
         Self {
             opened_at,
-            plan: plan.to_owned(),
+            plans: PlanNames::opened(plan),
             closed_through: Timestamp(0),
             sandboxes: BTreeMap::new(),
             statements: Vec::new(),
@@ -287,6 +290,7 @@ impl Fold for Billing {
             (SubjectKind::Billing(_), Event::UsageNoticed(noticed)) => {
                 ledger.noticed = ledger.noticed.max(Some((noticed.start, noticed.percent)));
             }
+            (SubjectKind::Account(_), Event::PlanChanged(changed)) => ledger.plans.change(changed),
             (SubjectKind::Account(_), Event::AccountClosed(_)) => drop(self.accounts.remove(&account)),
             _ => {}
         }
@@ -303,5 +307,36 @@ impl Fold for Billing {
             // Readings go by the week and long after their months were closed.
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_does_not_depend_on_the_order_of_corrections() {
+        let of = |corrections: &[(Correction, u64)]| {
+            let statement = StatementClosed {
+                start: Timestamp(0),
+                end: Timestamp(1),
+                plan: String::new(),
+                price_from: Timestamp(0),
+                base: MicroCents(5),
+                included: StandardMillis::ZERO,
+                overage_per_second: None,
+                lines: Vec::new(),
+                standard: StandardMillis::ZERO,
+                overage: StandardMillis::ZERO,
+                amount: MicroCents(5),
+                carried: Vec::new(),
+                seen: Vec::new(),
+            };
+            let corrections = corrections.iter().map(|(kind, by)| (Timestamp(0), *kind, MicroCents(*by)));
+            Closed { statement, at: Timestamp(0), corrections: corrections.collect() }.due().0
+        };
+        let (credit, charge) = ((Correction::Credit, 9), (Correction::Charge, 7));
+        assert_eq!((of(&[credit, charge]), of(&[charge, credit])), (3, 3));
+        assert_eq!((of(&[]), of(&[credit]), of(&[charge])), (5, 0, 12));
     }
 }

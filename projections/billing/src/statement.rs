@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use omnirun_events::billing::{Carried, StatementClosed, StatementLine};
-use omnirun_events::unit::{Day, Millis, StandardMillis};
+use omnirun_events::billing::{Carried, SeenThrough, StatementClosed, StatementLine};
+use omnirun_events::unit::{Day, MicroCents, Millis, StandardMillis};
 
 use crate::calendar::Period;
 use crate::ledger::Ledger;
-use crate::plans::Plan;
+use crate::plans::{Plan, Price};
 use crate::rating::rate;
 
 /// From a month's end until its statement is closed: how late a reading may arrive and still be on it.
@@ -16,15 +16,33 @@ pub const CLOSE_AFTER: Millis = Millis(48 * 3600 * 1000);
 /// Shapes of one day that have their own line; the others share one, so that a statement always fits into a record.
 pub const SHAPES_PER_DAY: usize = 40;
 
-/// The statement of a month that is not closed, from all that is known of it.
+/// The statement of a month that is not closed, from all that is known of it. How far that was read is for whoever read it to say.
 pub fn statement(ledger: &Ledger, plan: &Plan, period: Period) -> StatementClosed {
-    let price = plan.price_at(period.start);
+    rated(ledger, &plan.name, plan.price_at(period.start), period)
+}
+
+/// The statement that an account's ledger gives for the month, plan and price of another one, which it does not know. It equals that one
+/// if the ledger knows what that one was computed from.
+pub fn again(ledger: &Ledger, closed: &StatementClosed) -> StatementClosed {
+    let price = Price {
+        from: closed.price_from,
+        month: closed.base,
+        // No statement depends on it.
+        year: MicroCents::ZERO,
+        included: closed.included,
+        overage_per_second: closed.overage_per_second,
+    };
+    let statement = rated(ledger, &closed.plan, &price, ledger.period(closed.start));
+    StatementClosed { seen: closed.seen.clone(), ..statement }
+}
+
+fn rated(ledger: &Ledger, plan: &str, price: &Price, period: Period) -> StatementClosed {
     let lines = fitting(ledger.lines(period));
     let bill = rate(price, sum(&lines));
     StatementClosed {
         start: period.start,
         end: period.end,
-        plan: plan.name.clone(),
+        plan: plan.to_owned(),
         price_from: price.from,
         base: price.month,
         included: price.included,
@@ -34,6 +52,7 @@ pub fn statement(ledger: &Ledger, plan: &Plan, period: Period) -> StatementClose
         amount: bill.amount,
         carried: ledger.carried(period.end),
         lines,
+        seen: Vec::new(),
     }
 }
 
@@ -58,7 +77,9 @@ pub fn check(statement: &StatementClosed, plan: &Plan, period: Period) -> Result
     let said = (statement.standard, statement.overage, statement.amount);
     is(said == (bill.standard, bill.overage, bill.amount), "its amount does not follow from its lines")?;
     let ids = |a: &Carried, b: &Carried| a.sandbox < b.sandbox;
-    is(statement.carried.is_sorted_by(ids), "its carried sandboxes are out of order")
+    is(statement.carried.is_sorted_by(ids), "its carried sandboxes are out of order")?;
+    let logs = |a: &SeenThrough, b: &SeenThrough| a.0 < b.0;
+    is(statement.seen.is_sorted_by(logs), "the logs that it was read from are out of order")
 }
 
 /// The sum of lines.

@@ -47,8 +47,13 @@ pub enum LastGoes {
     No,
 }
 
-/// What goes, of the records of an account's admission subject in order. `None` if nothing does.
-pub fn expired(records: &[Seen], life: impl Fn(SandboxId) -> Life, cutoff: Timestamp) -> Option<Trim> {
+/// What goes in one round of at most `most` sandboxes, of the records of an account's admission subject in order. `None` if nothing does.
+pub fn expired(
+    records: &[Seen],
+    life: impl Fn(SandboxId) -> Life,
+    cutoff: Timestamp,
+    most: usize,
+) -> Option<Trim> {
     let mut sandboxes = BTreeSet::new();
     let mut trim = None;
     for (index, record) in records.iter().enumerate().take(ROUND_RECORDS) {
@@ -56,7 +61,7 @@ pub fn expired(records: &[Seen], life: impl Fn(SandboxId) -> Life, cutoff: Times
         match life {
             Some((_, Life::Alive)) => break,
             Some((sandbox, Life::Ended(_))) if !sandboxes.contains(&sandbox) => {
-                if sandboxes.len() == ROUND {
+                if sandboxes.len() == most {
                     break;
                 }
                 sandboxes.insert(sandbox);
@@ -109,7 +114,7 @@ mod tests {
             u64::MAX => Life::Gone,
             at => Life::Ended(Timestamp(at)),
         };
-        let trim = expired(&records(about), life, Timestamp(10))?;
+        let trim = expired(&records(about), life, Timestamp(10), ROUND)?;
         Some((trim.sandboxes.iter().map(|id| id.as_bytes()[0]).collect(), trim.records, trim.last_goes))
     }
 

@@ -20,7 +20,7 @@ pub struct Seen {
     pub version: u64,
     /// Its hash.
     pub hash: RecordHash,
-    /// When it happened.
+    /// When it happened: for a reading that was written down later than it was made, when it was made.
     pub at: Timestamp,
     /// The sandbox that it requests or extends, on an admission subject.
     pub about: Option<SandboxId>,
@@ -36,12 +36,16 @@ impl Seen {
             Event::SandboxResumed(resumed) => Some(resumed.sandbox),
             _ => None,
         });
+        let made = record.events.iter().filter_map(|event| match event {
+            Event::UsageMetered(metered) => Some(metered.observed_at),
+            _ => None,
+        });
         Some(Self {
             subject: stored.subject.clone(),
             sequence: stored.sequence,
             version: record.header.version,
             hash: record.hash(),
-            at: record.header.at,
+            at: made.fold(record.header.at, Timestamp::min),
             about,
         })
     }
@@ -57,8 +61,8 @@ impl Seen {
 pub enum Removal {
     /// The records of a subject up to this position.
     Through(Subject, Sequence),
-    /// Everything of a log, files and all.
-    Log,
+    /// Everything of a log, files and all; it ends at this position.
+    Log(Sequence),
 }
 
 /// Records of one log that go.

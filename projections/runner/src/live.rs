@@ -110,6 +110,12 @@ impl<F: Fold> Live<F> {
         read(&inner.state, &inner.verifier)
     }
 
+    /// Reads the state and the last folded position of each log, taken together.
+    pub fn view_at<R>(&self, read: impl FnOnce(&F, &BTreeMap<Log, Sequence>) -> R) -> R {
+        let inner = self.shared.inner.read().unwrap_or_else(PoisonError::into_inner);
+        read(&inner.state, &inner.positions)
+    }
+
     /// Where the read model is now.
     pub fn progress(&self) -> Progress {
         self.shared.progress.borrow().clone()

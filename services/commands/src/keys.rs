@@ -170,6 +170,7 @@ fn subject_of(account: AccountId, label: DataKeyLabel) -> Subject {
     match label {
         DataKeyLabel::Account => SubjectKind::AccountKey(account).into(),
         DataKeyLabel::Address(version) => SubjectKind::AddressKey(account, version).into(),
+        DataKeyLabel::Day(day) => SubjectKind::DayKey(account, day).into(),
         DataKeyLabel::Month(month) => SubjectKind::MonthKey(account, month).into(),
     }
 }

@@ -220,6 +220,9 @@ impl CommandService {
                 self.erase_account(envelope, whose, operator, reason).await
             }
             Command::RotateMasterKey => self.rotate_on_demand(envelope.actor).await,
+            Command::PlanRetention => self.plan_retention(envelope.actor).await,
+            Command::ApplyRetention { plan } => self.apply_retention(envelope.actor, *plan).await,
+            Command::ChangePlan { account, plan } => self.change_plan(envelope, *account, plan).await,
             Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
             Command::CloseStatement { account, statement } => {
                 self.close_statement(envelope, *account, statement).await
@@ -250,7 +253,10 @@ impl CommandService {
 fn is_for_the_system(command: &Command) -> bool {
     matches!(
         command,
-        Command::CloseStatement { .. } | Command::CorrectStatement { .. } | Command::SendUsageNotice { .. }
+        Command::CloseStatement { .. }
+            | Command::CorrectStatement { .. }
+            | Command::SendUsageNotice { .. }
+            | Command::ChangePlan { .. }
     )
 }
 
@@ -262,6 +268,8 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::EraseAccount { .. }
         | Command::LoseHost { .. }
         | Command::RotateMasterKey
+        | Command::PlanRetention
+        | Command::ApplyRetention { .. }
         | Command::RecordOperator { .. } => None,
         Command::RequestEmailChange { account, .. }
         | Command::ChangeEmail { account, .. }
@@ -276,6 +284,7 @@ fn account_of(command: &Command) -> Option<AccountId> {
         | Command::CloseStatement { account, .. }
         | Command::CorrectStatement { account, .. }
         | Command::SendUsageNotice { account, .. }
+        | Command::ChangePlan { account, .. }
         | Command::CloseAccount { account, .. }
         | Command::SignExport { account, .. }
         | Command::OpenFields { account, .. } => Some(*account),

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
-use omnirun_events::envelope::Role;
+use omnirun_events::envelope::{Record, Role};
 use omnirun_events::id::{AccountId, KeyId};
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::Digest;
@@ -80,6 +80,16 @@ type Archive = ZipArchive<BufReader<File>>;
 
 /// Checks an archive. Whatever it holds that the manifest does not list is a fault.
 pub fn check(path: &Path, root: &Digest) -> Result<Checked, CheckError> {
+    check_with(path, root, |_, _| ())
+}
+
+/// [`check`], which hands out every record that is believed: first those of the whole system, then the account's, EVENTS before meters. What
+/// was handed out is good only if the whole archive turns out to be.
+pub fn check_with(
+    path: &Path,
+    root: &Digest,
+    mut take: impl FnMut(&Stored, &Record),
+) -> Result<Checked, CheckError> {
     let file = File::open(path).map_err(CheckError::Open)?;
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|source| unreadable("it", source))?;
     let bytes = whole(&mut archive, "manifest.json")?;
@@ -88,7 +98,14 @@ pub fn check(path: &Path, root: &Digest) -> Result<Checked, CheckError> {
     let mut verifier = Verifier::new(KeyRing::rooted_in(root)?);
     let (mut believed, mut ignored) = (0, 0);
     for name in ["keys.jsonl", "erasures.jsonl", "events.jsonl"] {
-        check_records(&mut archive, name, &mut verifier, &mut believed, &mut ignored)?;
+        check_records(&mut archive, name, &mut verifier, |stored, verdict| match verdict {
+            Verdict::Believed(record) => {
+                believed += 1;
+                take(stored, &record);
+            }
+            Verdict::Ignored(..) => ignored += 1,
+            Verdict::Erased => {}
+        })?;
     }
     let signature: ManifestSignature =
         parse("manifest.sig.json", &whole(&mut archive, "manifest.sig.json")?)?;
@@ -128,8 +145,7 @@ fn check_records(
     archive: &mut Archive,
     name: &str,
     verifier: &mut Verifier,
-    believed: &mut u64,
-    ignored: &mut u64,
+    mut take: impl FnMut(&Stored, Verdict),
 ) -> Result<(), CheckError> {
     let file = archive.by_name(name).map_err(|source| unreadable(name, source))?;
     for line in BufReader::new(file).lines() {
@@ -139,11 +155,8 @@ fn check_records(
             file: name.to_owned(),
             what: format!("the record at {} {}", line.log, line.position),
         })?;
-        match verifier.check(log, &stored, Depth::Signatures)? {
-            Verdict::Believed(_) => *believed += 1,
-            Verdict::Ignored(..) => *ignored += 1,
-            Verdict::Erased => {}
-        }
+        let verdict = verifier.check(log, &stored, Depth::Signatures)?;
+        take(&stored, verdict);
     }
     Ok(())
 }

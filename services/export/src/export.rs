@@ -129,7 +129,7 @@ impl Exporter {
         let shown = ExportedAccount {
             id: account.to_string(),
             email,
-            plan: known.plan.clone(),
+            plan: known.plans.at((self.clock)()).to_owned(),
             created_at: known.opened_at.rfc3339(),
         };
         archive.file("account.json", &json(&shown)).await

@@ -11,16 +11,23 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use omnirun_commands_api::Commands;
+use omnirun_events::billing::{Correction, StatementCorrected};
 use omnirun_events::id::{AccountId, HostId, KeyId};
+use omnirun_events::keys::Digest;
 use omnirun_events::log::{Append, Position, Read, ReadError};
 use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::subject::Log;
-use omnirun_events::unit::Clock;
+use omnirun_events::unit::{Clock, MicroCents, Timestamp};
 use omnirun_events::verify::Fault;
 use omnirun_runner::NotReached;
 
+use crate::bills::By;
+use crate::retention::RetentionCommand;
 use crate::socket::SocketRead;
-use crate::{account, erase, exported, host, identity, keys, receipt, replay, show, tail, text, verify};
+use crate::{
+    account, bills, erase, exported, host, identity, keys, receipt, replay, retention, show, statement, tail,
+    text, verify,
+};
 
 /// Arguments of `omnirun ops`.
 #[derive(Debug, Args)]
@@ -64,7 +71,7 @@ pub enum OpsCommand {
     },
     /// Rebuild a read model from the log alone and compare it with the live one at the same positions
     Replay {
-        /// The read model: `directory` or `usage`
+        /// The read model: `directory`, `usage` or `billing`
         view: String,
         /// The root key's fingerprint, or a file with it; without it, the one pinned in --data
         #[arg(long)]
@@ -85,11 +92,32 @@ pub enum OpsCommand {
         #[command(subcommand)]
         command: HostCommand,
     },
-    /// What a person asked for by mail
+    /// What goes because it is as old as it may become; it goes every hour by itself
+    Retention {
+        /// What to do with it
+        #[command(subcommand)]
+        command: RetentionCommand,
+    },
+    /// What a person asked for by mail, and what they pay
     Account {
         /// What they asked for
         #[command(subcommand)]
         command: AccountCommand,
+    },
+    /// Compute the closed months of an account's export again, from the records in it; no store is needed
+    Statement {
+        /// The export
+        #[arg(long)]
+        from: PathBuf,
+        /// One month alone, such as 2026-11: the month in which it begins
+        #[arg(long)]
+        month: Option<String>,
+        /// The root key's fingerprint, or a file with it; without it, the one pinned in --data
+        #[arg(long)]
+        root_key: Option<String>,
+        /// Print a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Check every kept record: encoding, chains, gaps, signatures back to the root key, roles
     Verify {
@@ -149,6 +177,32 @@ pub enum AccountCommand {
         /// Why, such as the number of the request; never who asked
         #[arg(long)]
         reason: String,
+    },
+    /// Put an account on another plan from its next month on; asks the running commands service
+    Plan {
+        /// The account's id
+        account: AccountId,
+        /// The plan's name in the plans file
+        plan: String,
+        /// Who, and why
+        #[command(flatten)]
+        by: By,
+    },
+    /// Say that a closed month costs less or more than its statement says; the statement stands
+    Correct {
+        /// The account's id
+        account: AccountId,
+        /// First day of the statement's month, such as 2026-11-23
+        #[arg(value_parser = text::parse_day)]
+        start: Timestamp,
+        /// Less (credit) or more (charge)
+        #[arg(value_parser = text::parse_correction)]
+        kind: Correction,
+        /// By how many micro-cents; a cent is 1000000
+        micro_cents: u64,
+        /// Who, and why
+        #[command(flatten)]
+        by: By,
     },
     /// Write everything that is held about an account to a signed archive; asks the running commands service
     Export {
@@ -291,13 +345,15 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             show::run(&source, position, &mut context.out).await
         }
         OpsCommand::Replay { view, root_key, json } => {
-            let root = match root_key {
-                Some(text) => text::root_key(&text)?,
-                None => identity::pinned_root(&data)?,
-            };
+            let root = root_of(root_key, &data)?;
             let source = Source::find(&data, context).await?;
             let found = replay::run(&source, &view, root, context.checkpoints.take()).await?;
             found.print(form_of(json), &mut context.out)
+        }
+        OpsCommand::Statement { from, month, root_key, json } => {
+            let root = root_of(root_key, &data)?;
+            let wish = statement::Wish { from: &from, root, month, form: form_of(json) };
+            statement::run(&wish, &mut context.out)
         }
         OpsCommand::Keys { command: KeysCommand::Rotate } => {
             let commands = connect(&data, context).await?;
@@ -315,6 +371,21 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
         OpsCommand::Host { command } => {
             let commands = connect(&data, context).await?;
             host::run(command, &*commands, &context.clock, &mut context.out).await
+        }
+        OpsCommand::Retention { command } => {
+            let commands = connect(&data, context).await?;
+            retention::run(command, &*commands, &context.clock, &mut context.out).await
+        }
+        OpsCommand::Account { command: AccountCommand::Plan { account, plan, by } } => {
+            let commands = connect(&data, context).await?;
+            bills::change_plan(account, plan, by, &*commands, &context.clock, &mut context.out).await
+        }
+        OpsCommand::Account {
+            command: AccountCommand::Correct { account, start, kind, micro_cents, by },
+        } => {
+            let commands = connect(&data, context).await?;
+            let corrected = StatementCorrected { start, correction: kind, amount: MicroCents(micro_cents) };
+            bills::correct(account, corrected, by, &*commands, &context.clock, &mut context.out).await
         }
         OpsCommand::Account { command: AccountCommand::Erase { account, operator, reason } } => {
             let commands = connect(&data, context).await?;
@@ -359,6 +430,14 @@ pub(crate) enum Form {
 
 fn form_of(json: bool) -> Form {
     if json { Form::Json } else { Form::Text }
+}
+
+/// The root key that was named, or the one that is pinned.
+fn root_of(named: Option<String>, data: &Path) -> anyhow::Result<Digest> {
+    match named {
+        Some(text) => text::root_key(&text),
+        None => Ok(identity::pinned_root(data)?),
+    }
 }
 
 async fn init(data: &Path, context: &mut Context) -> anyhow::Result<Exit> {

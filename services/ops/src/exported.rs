@@ -17,17 +17,22 @@ pub(crate) fn run(path: &Path, root: &Digest, form: Form, out: &mut impl Write) 
             print(&checked, form, out)?;
             Ok(Exit::Good)
         }
-        // Nothing is known of what cannot be opened.
-        Err(error @ CheckError::Open(_)) => Err(error.into()),
-        Err(error) => {
-            let why = text::chain(&error);
-            match form {
-                Form::Json => writeln!(out, "{:#}", json!({"good": false, "fault": why}))?,
-                Form::Text => writeln!(out, "FAULT: {why}\nBAD: do not trust anything in it")?,
-            }
-            Ok(Exit::Bad)
-        }
+        Err(error) => bad(error, form, out),
     }
+}
+
+/// Prints why an archive is not to be trusted.
+pub(crate) fn bad(error: CheckError, form: Form, out: &mut impl Write) -> anyhow::Result<Exit> {
+    if let CheckError::Open(_) = error {
+        // Nothing is known of what cannot be opened.
+        return Err(error.into());
+    }
+    let why = text::chain(&error);
+    match form {
+        Form::Json => writeln!(out, "{:#}", json!({"good": false, "fault": why}))?,
+        Form::Text => writeln!(out, "FAULT: {why}\nBAD: do not trust anything in it")?,
+    }
+    Ok(Exit::Bad)
 }
 
 fn print(checked: &Checked, form: Form, out: &mut impl Write) -> anyhow::Result<()> {

@@ -14,13 +14,16 @@ pub mod identity;
 pub mod doctor;
 
 mod account;
+mod bills;
 mod erase;
 mod exported;
 mod host;
 mod keys;
 mod receipt;
 mod replay;
+mod retention;
 mod show;
+mod statement;
 mod tail;
 mod verify;
 

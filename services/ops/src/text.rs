@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use omnirun_events::billing::Correction;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Position, Sequence};
 use omnirun_events::subject::Log;
+use omnirun_events::unit::Timestamp;
 
 use crate::identity;
 
@@ -42,6 +44,26 @@ pub(crate) fn root_key(text: &str) -> anyhow::Result<Digest> {
     match identity::parse_fingerprint(&held) {
         Some(bytes) => Ok(Digest(bytes)),
         None => bail!("{text} does not hold a fingerprint of 64 hexadecimal digits"),
+    }
+}
+
+/// A digest of 64 hexadecimal digits, as it prints.
+pub(crate) fn parse_digest(text: &str) -> Result<Digest, String> {
+    identity::parse_fingerprint(text).map(Digest).ok_or_else(|| "a hash is 64 hexadecimal digits".to_owned())
+}
+
+/// The first moment of a day, such as `2026-11-23`.
+pub(crate) fn parse_day(text: &str) -> Result<Timestamp, String> {
+    let at = Timestamp::parse_rfc3339(text).filter(|at| at.day() == text);
+    at.ok_or_else(|| "a day is such as 2026-11-23".to_owned())
+}
+
+/// Which way a correction goes.
+pub(crate) fn parse_correction(text: &str) -> Result<Correction, String> {
+    match text {
+        "credit" => Ok(Correction::Credit),
+        "charge" => Ok(Correction::Charge),
+        _ => Err("a correction is a credit or a charge".to_owned()),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use omnirun_billing::due::{notice_due, statement_due};
-use omnirun_billing::{Billing, Ledger, Plan, Plans};
+use omnirun_billing::due::{UnknownPlan, notice_due, statement_due};
+use omnirun_billing::{Billing, Ledger, Plans};
 use omnirun_commands_api::{Command, Commands, Envelope, SendError};
+use omnirun_events::billing::{SeenThrough, StatementClosed};
 use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::id::{AccountId, CommandId};
-use omnirun_events::log::Read;
+use omnirun_events::log::{Read, Sequence};
 use omnirun_events::unit::{Clock, Millis, Timestamp};
 use omnirun_runner::{Live, NotCaughtUp, Source};
 
@@ -83,7 +84,12 @@ impl Bills {
         let logs = Source::EventsAndUsage.logs();
         self.ledgers.has_all(&*self.reader, &logs, CATCH_UP_WITHIN).await?;
         let mut looked = Looked::default();
-        for due in self.ledgers.view(|ledgers, _| self.due(ledgers, now, &mut looked)) {
+        let due = self.ledgers.view_at(|ledgers, read| {
+            let read = read.iter().filter(|(_, through)| **through > Sequence::NONE);
+            let seen: Vec<_> = read.map(|(log, through)| SeenThrough(*log, *through)).collect();
+            self.due(ledgers, &seen, now, &mut looked)
+        });
+        for due in due {
             let (is_notice, sent) =
                 (matches!(due.command, Command::SendUsageNotice { .. }), self.send(due).await);
             match sent {
@@ -99,49 +105,62 @@ impl Bills {
         Ok(looked)
     }
 
-    fn due(&self, ledgers: &Billing, now: Timestamp, looked: &mut Looked) -> Vec<Envelope> {
+    fn due(&self, ledgers: &Billing, seen: &[SeenThrough], now: Timestamp, looked: &mut Looked) -> Vec<Due> {
         let mut due = Vec::new();
         for (account, ledger) in ledgers.iter() {
-            let Some(plan) = self.plans.get(&ledger.plan) else {
-                tracing::error!(plan = ledger.plan, "a plan that accounts are on is not in the plans file");
-                looked.refused += 1;
-                continue;
-            };
-            due.extend(due_of(account, ledger, plan, now, looked));
+            match due_of((account, ledger), &self.plans, seen, now, looked) {
+                Ok(some) => due.extend(some),
+                Err(error) => {
+                    tracing::error!(
+                        plan = error.name,
+                        "a plan that accounts are on is not in the plans file"
+                    );
+                    looked.refused += 1;
+                }
+            }
         }
         due
     }
 
-    async fn send(&self, envelope: Envelope) -> Result<(), SendError> {
-        let sent = self.commands.send(envelope);
+    /// Sends one command; its time begins now, however long those before it took.
+    async fn send(&self, Due { id, command }: Due) -> Result<(), SendError> {
+        let at = (self.clock)();
+        let (actor, deadline) = (Actor::System(Role::Commands), at.after(COMMAND_WITHIN));
+        let sent = self.commands.send(Envelope { id, actor, at, deadline, command });
         let within = COMMAND_WITHIN.as_duration();
         tokio::time::timeout(within, sent).await.unwrap_or(Err(SendError::TimedOut)).map(drop)
     }
 }
 
+/// A command that is due. The same one again has the same id.
+struct Due {
+    id: CommandId,
+    command: Command,
+}
+
 /// One statement at a time: the next month starts from it, once it is in the ledger.
 fn due_of(
-    account: AccountId,
-    ledger: &Ledger,
-    plan: &Plan,
+    (account, ledger): (AccountId, &Ledger),
+    plans: &Plans,
+    seen: &[SeenThrough],
     now: Timestamp,
     looked: &mut Looked,
-) -> impl Iterator<Item = Envelope> {
-    let envelope = move |label: &str, start: Timestamp, detail: u8, command| {
+) -> Result<Vec<Due>, UnknownPlan> {
+    let named = move |label: &str, start: Timestamp, detail: u8, command| {
         let seed = [&account.as_bytes()[..], &start.0.to_be_bytes(), &[detail]].concat();
-        let (id, actor) = (CommandId::derive(&seed, label), Actor::System(Role::Commands));
-        Envelope { id, actor, at: now, deadline: now.after(COMMAND_WITHIN), command }
+        Due { id: CommandId::derive(&seed, label), command }
     };
-    let statement = statement_due(ledger, plan, now).map(|statement| {
+    let statement = statement_due(ledger, plans, now)?.map(|statement| {
         looked.behind = looked.behind.max(now.since(statement.end));
         let start = statement.start;
-        envelope("statement", start, 0, Command::CloseStatement { account, statement: Box::new(statement) })
+        let statement = Box::new(StatementClosed { seen: seen.to_vec(), ..statement });
+        named("statement", start, 0, Command::CloseStatement { account, statement })
     });
-    let notice = notice_due(ledger, plan, now).map(|noticed| {
+    let notice = notice_due(ledger, plans, now)?.map(|noticed| {
         let (start, percent) = (noticed.start, noticed.percent);
-        envelope("notice", start, percent, Command::SendUsageNotice { account, noticed })
+        named("notice", start, percent, Command::SendUsageNotice { account, noticed })
     });
-    [statement, notice].into_iter().flatten()
+    Ok([statement, notice].into_iter().flatten().collect())
 }
 
 fn report(looked: &Looked) {

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use omnirun_billing::{Billing, Plans};
 use omnirun_commands_api::{Code, Command, Commands, Envelope, Outcome, Rejection, Reply, SendError};
 use omnirun_events::account::AccountOpened;
+use omnirun_events::billing::SeenThrough;
 use omnirun_events::envelope::{Draft, Head, Role};
 use omnirun_events::keys::KeyEnrolled;
 use omnirun_events::log::memory::MemoryLog;
@@ -31,6 +32,8 @@ const HOST: HostId = HostId::from_bytes([3; 16]);
 struct World {
     log: MemoryLog,
     now: Arc<AtomicU64>,
+    /// Milliseconds that each command takes.
+    takes: AtomicU64,
     asked: Mutex<Vec<&'static str>>,
     refuses: Mutex<Vec<&'static str>>,
 }
@@ -64,6 +67,7 @@ impl World {
         let world = Arc::new(Self {
             log: MemoryLog::default(),
             now,
+            takes: AtomicU64::default(),
             asked: Mutex::default(),
             refuses: Mutex::default(),
         });
@@ -133,6 +137,10 @@ impl Commands for Double {
             return Err(Rejection::new(Code::Busy, "not now").into());
         }
         let now = Timestamp(self.0.now.load(Ordering::SeqCst));
+        if envelope.deadline <= now {
+            return Err(Rejection::new(Code::DeadlinePassed, "too late").into());
+        }
+        self.0.now.fetch_add(self.0.takes.load(Ordering::SeqCst), Ordering::SeqCst);
         let outcome = match envelope.command {
             Command::CloseStatement { account, statement } => {
                 self.0.append(Role::Commands, SubjectKind::Billing(account), now, *statement).await;
@@ -176,6 +184,34 @@ async fn a_month_is_closed_two_days_after_its_end_and_once() {
     // February used nothing and costs nothing.
     world.at(end.after(Millis(40 * DAY)));
     assert_eq!((look(&bills).await, world.asked()), (Looked::default(), Vec::new()));
+}
+
+#[tokio::test]
+async fn every_command_has_its_own_time_however_long_those_before_it_took() {
+    let world = World::new(3).await;
+    let observed_at = START.after(Millis(31 * DAY + 13 * HOUR));
+    let meter = Meter { wall: Millis(16 * HOUR), ..Meter::default() };
+    let kind = SubjectKind::Usage(Slot::of(observed_at), ACCOUNT, SANDBOX);
+    world.append(Role::Worker, kind, observed_at, UsageMetered { period: 2, observed_at, meter }).await;
+    world.takes.store(9 * HOUR, Ordering::SeqCst);
+    let ledgers = world.ledgers().await;
+    world.at(START.after(Millis(33 * DAY)));
+    let looked = look(&world.bills(&ledgers)).await;
+    assert_eq!((looked.closed, looked.noticed, looked.refused), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_statement_says_how_far_the_logs_were_read() {
+    let world = World::new(3).await;
+    let ledgers = world.ledgers().await;
+    world.at(START.after(Millis(33 * DAY)));
+    let events = world.log.head(Log::Events).await.expect("memory");
+    assert_eq!(look(&world.bills(&ledgers)).await.closed, 1);
+    let last = world.log.last(&SubjectKind::Billing(ACCOUNT).into()).await.expect("memory").expect("closed");
+    let record = codec::decode(&last.record).expect("a record");
+    let [Event::StatementClosed(closed)] = &record.events[..] else { panic!("{:?}", record.events) };
+    let usage = Log::Usage(Slot::of(START.after(Millis(HOUR))));
+    assert_eq!(closed.seen, [SeenThrough(Log::Events, events), SeenThrough(usage, Sequence(1))]);
 }
 
 #[tokio::test]

@@ -83,8 +83,11 @@ pub fn begin() -> Timestamp {
     Date { year: 2027, month: 1, day: 1 }.start()
 }
 
+/// Accounts that a history is about. One was opened on a day that not every month has.
+pub const ACCOUNTS: u8 = 3;
+
 fn opened(account: u8) -> Timestamp {
-    Date { year: 2026, month: 12, day: [1, 17][usize::from(account)] }.start()
+    Date { year: 2026, month: 12, day: [1, 17, 31][usize::from(account)] }.start()
 }
 
 impl Sandbox {
@@ -248,21 +251,24 @@ impl History {
             *state = fold(std::mem::take(state), std::slice::from_ref(&step));
             stored.push(step);
         };
-        for n in 0..2 {
+        for n in 0..ACCOUNTS {
             let email = Sealed { key: DataKeyLabel::Account, nonce: [0; 24], text: vec![1] };
             let opened = AccountOpened { email, plan: "test".to_owned() }.into();
             store(&mut state, Step { at: 0, kind: SubjectKind::Account(account(n)), event: opened });
         }
         let mut steps = steps.into_iter().peekable();
         let plans = self.plans();
-        let plan = plans.get("test").expect("one plan");
         for look in (0..=DAYS * DAY).step_by(self.look_every as usize) {
             while let Some(step) = steps.next_if(|step| step.at <= look) {
                 store(&mut state, step);
             }
-            for n in 0..2 {
+            for n in 0..ACCOUNTS {
                 let now = begin().after(Millis(look));
-                while let Some(due) = statement_due(state.of(account(n)).expect("it was opened"), plan, now) {
+                let due = |state: &Billing| {
+                    let ledger = state.of(account(n)).expect("it was opened");
+                    statement_due(ledger, &plans, now).expect("one plan")
+                };
+                while let Some(due) = due(&state) {
                     let kind = SubjectKind::Billing(account(n));
                     store(&mut state, Step { at: look, kind, event: due.into() });
                 }
@@ -296,7 +302,9 @@ pub fn fold(mut state: Billing, steps: &[Step]) -> Billing {
         let subject = Subject::from(step.kind);
         // Accounts were opened before the history begins.
         let at = match step.kind {
-            SubjectKind::Account(id) => opened(u8::from(id == account(1))),
+            SubjectKind::Account(id) => {
+                opened((0..ACCOUNTS).find(|n| account(*n) == id).expect("one of ours"))
+            }
             _ => Timestamp(begin().0 + step.at),
         };
         state.apply(&Fact {
@@ -322,7 +330,7 @@ fn sandbox(chaos: Chaos) -> impl Strategy<Value = Sandbox> {
     let shape = (1..9_u8, prop_oneof![Just(512_u32), Just(2048), Just(3000), Just(16_384)]);
     let late = prop_oneof![Just(vec![0]), prop::collection::vec(0..late, 1..6)];
     let pause = prop::option::of((0..1000_u64, 0..1500_u64));
-    (0..2_u8, times, shape, ends, late, prop::collection::vec(clock, 1..5), 1..9_usize, pause).prop_map(
+    (0..ACCOUNTS, times, shape, ends, late, prop::collection::vec(clock, 1..5), 1..9_usize, pause).prop_map(
         |(account, (start, length, every), (vcpus, memory), dies_after, late, clock, again, pause)| Sandbox {
             account,
             start,

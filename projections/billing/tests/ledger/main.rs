@@ -31,7 +31,7 @@ fn naive_seconds(shape: Shape, meter: &Meter) -> u128 {
 
 /// Everything that an account was or will be charged for: closed statements, and the rest as if the months were closed at the end.
 fn all_statements(ledger: &Ledger, plans: &Plans, end: Timestamp) -> Vec<StatementClosed> {
-    let plan = plans.get(&ledger.plan).expect("one plan");
+    let plan = plans.get("test").expect("one plan");
     let mut all: Vec<_> = ledger.statements().iter().map(|closed| closed.statement.clone()).collect();
     let mut period = ledger.first_open();
     while period.start <= end {
@@ -64,7 +64,7 @@ proptest! {
     fn a_bill_is_what_every_sandbox_ran_times_the_price_to_the_micro_cent(history in history(Chaos::Late)) {
         let (live, plans) = (history.live(), history.plans());
         let naive = naive_months(&history);
-        for account in 0..2 {
+        for account in 0..history::ACCOUNTS {
             let ledger = live.of(history::account(account)).expect("it was opened");
             let mut expected: BTreeMap<u64, u128> = BTreeMap::new();
             for ((_, month), seconds) in naive.iter().filter(|((of, _), _)| *of == account) {
@@ -85,7 +85,7 @@ proptest! {
     #[test]
     fn no_clock_no_lateness_and_no_repetition_bills_a_second_twice(history in history(Chaos::Anything)) {
         let (live, plans) = (history.live(), history.plans());
-        for account in 0..2 {
+        for account in 0..history::ACCOUNTS {
             let ledger = live.of(history::account(account)).expect("it was opened");
             // Readings whose clock was far off lie in months up to a day past the end.
             let all = all_statements(ledger, &plans, history.end().after(Millis(40 * history::DAY)));
@@ -123,7 +123,7 @@ proptest! {
     fn every_statement_follows_from_its_own_lines_and_from_no_others(history in history(Chaos::Late), more in 1_u64..9) {
         let (live, plans) = (history.live(), history.plans());
         let ledger = live.of(history::account(0)).expect("it was opened");
-        let plan = plans.get(&ledger.plan).expect("one plan");
+        let plan = plans.get("test").expect("one plan");
         for statement in all_statements(ledger, &plans, history.end()) {
             let period = ledger.period(statement.start);
             prop_assert_eq!(check(&statement, plan, period), Ok(()));
@@ -230,7 +230,6 @@ fn a_second_that_the_clock_counts_twice_at_a_months_end_is_billed_as_often_as_it
 #[test]
 fn half_four_fifths_and_all_of_what_a_month_includes_are_worth_a_notice() {
     let plans = History::empty().plans();
-    let plan = plans.get("test").expect("one plan");
     let hours = history::INCLUDED_SECONDS / 3600;
     for (ran, expected) in
         [(hours / 2 - 1, None), (hours / 2, Some(50)), (hours * 4 / 5, Some(80)), (hours, Some(100))]
@@ -239,9 +238,9 @@ fn half_four_fifths_and_all_of_what_a_month_includes_are_worth_a_notice() {
         let now = history::begin().after(Millis(20 * history::DAY));
         let state = history.until(now);
         let ledger = state.of(history::account(0)).expect("it was opened");
-        let notice = notice_due(ledger, plan, now);
+        let notice = notice_due(ledger, &plans, now).expect("one plan");
         assert_eq!(notice.as_ref().map(|notice| notice.percent), expected, "{ran} h");
-        let month = month_to_date(ledger, plan, now);
+        let month = month_to_date(ledger, &plans, now).expect("one plan");
         assert_eq!(month.bill.standard, StandardMillis(ran * 3_600_000));
         assert!(month.forecast.standard >= month.bill.standard && month.forecast.amount >= month.bill.amount);
     }

@@ -11,7 +11,7 @@ use omnirun_events::keys::Digest;
 use omnirun_events::ops::OpsActed;
 use omnirun_events::sandbox::Network;
 use omnirun_events::sealing::Sealed;
-use omnirun_events::subject::Subject;
+use omnirun_events::subject::{Log, Subject};
 use omnirun_events::token::{RevokeReason, Scope, TokenKind, TokenVerifier};
 use omnirun_events::unit::{Mebibytes, Seconds, Timestamp, Vcpus};
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,19 @@ pub enum Whose {
     Account(AccountId),
     /// By its address.
     Address(Personal),
+}
+
+/// What retention would remove now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionPlan {
+    /// Names exactly this plan: SHA-256 of the tombstones that would be written and the keys that would be destroyed.
+    pub hash: Digest,
+    /// Records by log.
+    pub records: Vec<(Log, u64)>,
+    /// Sandboxes of which nothing would be left.
+    pub sandboxes: u64,
+    /// Keys of free text.
+    pub keys: u64,
 }
 
 /// What can be asked.
@@ -271,6 +284,20 @@ pub enum Command {
     },
     /// Rotate the master key, or end a rotation that was broken off. Only operators may ask for it.
     RotateMasterKey,
+    /// Say what retention would remove now. Changes nothing. Only operators may ask for it.
+    PlanRetention,
+    /// Have that carried out which a plan said, if it is still what goes. Only operators may ask for it.
+    ApplyRetention {
+        /// The plan's hash.
+        plan: Digest,
+    },
+    /// Put an account on another plan from its next month on. Only operators may ask for it.
+    ChangePlan {
+        /// Whose.
+        account: AccountId,
+        /// The name of the plan.
+        plan: String,
+    },
     /// Write down that an operator acts on somebody's request. Only operators may ask for it.
     RecordOperator {
         /// Who, what and why.
@@ -333,6 +360,9 @@ impl Command {
             Self::EraseAccount { .. } => "cmd.ops.erase_account",
             Self::LoseHost { .. } => "cmd.ops.lose_host",
             Self::RotateMasterKey => "cmd.ops.rotate_master_key",
+            Self::PlanRetention => "cmd.ops.plan_retention",
+            Self::ApplyRetention { .. } => "cmd.ops.apply_retention",
+            Self::ChangePlan { .. } => "cmd.ops.change_plan",
             Self::RecordOperator { .. } => "cmd.ops.record_operator",
             Self::CloseStatement { .. } => "cmd.billing.close_statement",
             Self::CorrectStatement { .. } => "cmd.billing.correct_statement",
@@ -365,6 +395,9 @@ impl Command {
         "cmd.ops.erase_account",
         "cmd.ops.lose_host",
         "cmd.ops.rotate_master_key",
+        "cmd.ops.plan_retention",
+        "cmd.ops.apply_retention",
+        "cmd.ops.change_plan",
         "cmd.ops.record_operator",
     ];
 }

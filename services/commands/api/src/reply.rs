@@ -5,7 +5,7 @@ use omnirun_events::log::Position;
 use omnirun_events::unit::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::command::Personal;
+use crate::command::{Personal, RetentionPlan};
 
 /// The answer to a command that was followed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -97,6 +97,22 @@ pub enum Outcome {
         epoch: u32,
         /// Data keys that were wrapped anew.
         keys: u64,
+    },
+    /// What retention would remove now.
+    RetentionPlanned(RetentionPlan),
+    /// What a plan said is gone.
+    RetentionApplied {
+        /// Records.
+        records: u64,
+        /// Sandboxes.
+        sandboxes: u64,
+        /// Keys of free text.
+        keys: u64,
+    },
+    /// The account is on the plan from then on, by this command or an earlier one.
+    PlanChanged {
+        /// The beginning of its next month.
+        from: Timestamp,
     },
     /// What an operator did is on the log.
     OperatorRecorded,

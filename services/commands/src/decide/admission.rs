@@ -34,8 +34,8 @@ pub fn terms<'a>(
     now: Timestamp,
 ) -> Result<Terms<'a>, Rejection> {
     let known = must_be_open(directory, account)?;
-    let plan = plan_of(plans, &known.plan)?;
     let period = Period::of(known.opened_at, now);
+    let plan = plan_of(plans, known.plans.at(period.start))?;
     Ok(Terms { plan, period, price: plan.price_at(period.start) })
 }
 

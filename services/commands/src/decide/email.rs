@@ -18,7 +18,7 @@ pub fn taken() -> Rejection {
 pub fn next_key(key: DataKeyLabel) -> DataKeyLabel {
     match key {
         DataKeyLabel::Address(version) => DataKeyLabel::Address(version.saturating_add(1)),
-        DataKeyLabel::Account | DataKeyLabel::Month(_) => DataKeyLabel::Address(1),
+        DataKeyLabel::Account | DataKeyLabel::Day(_) | DataKeyLabel::Month(_) => DataKeyLabel::Address(1),
     }
 }
 

@@ -1,4 +1,4 @@
-//! CloseStatement, CorrectStatement, SendUsageNotice: asked by the projector and by operators, never by an account's owner.
+//! CloseStatement, CorrectStatement, ChangePlan, SendUsageNotice: asked by the projector and by operators, never by an account's owner.
 
 use omnirun_billing::Period;
 use omnirun_billing::calendar::Date;
@@ -6,6 +6,7 @@ use omnirun_commands_api::mail::{Content, Mail};
 use omnirun_commands_api::{Envelope, Outcome, Reply};
 use omnirun_events::account::EMAIL_FIELD;
 use omnirun_events::billing::{StatementClosed, StatementCorrected, UsageNoticed};
+use omnirun_events::envelope::Actor;
 use omnirun_events::id::AccountId;
 use omnirun_events::subject::{Subject, SubjectKind};
 
@@ -33,6 +34,20 @@ impl CommandService {
     ) -> Result<Reply, Failure> {
         let wish = Wish::of(envelope, account, (self.clock)());
         let decide = |directory: &_| billing::correct(directory, &wish, corrected);
+        self.writer.run(&subjects(account), decide).await
+    }
+
+    pub(crate) async fn change_plan(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        plan: &str,
+    ) -> Result<Reply, Failure> {
+        if envelope.actor != Actor::Operator {
+            return Err(not_found().into());
+        }
+        let wish = Wish::of(envelope, account, (self.clock)());
+        let decide = |directory: &_| billing::change_plan(directory, &self.plans, &wish, plan);
         self.writer.run(&subjects(account), decide).await
     }
 

@@ -105,7 +105,7 @@ impl CommandService {
     async fn forget_address(&self, account: AccountId, key: DataKeyLabel) -> Result<(), Failure> {
         match key {
             DataKeyLabel::Address(_) => self.keys.destroy(account, key).await,
-            DataKeyLabel::Account | DataKeyLabel::Month(_) => Ok(()),
+            DataKeyLabel::Account | DataKeyLabel::Day(_) | DataKeyLabel::Month(_) => Ok(()),
         }
     }
 }

@@ -42,8 +42,8 @@ impl CommandService {
         };
         let metadata = match &wanted.metadata {
             Some(plain) => {
-                let month = DataKeyLabel::Month(Date::of(wish.now).yyyymm());
-                Some(self.keys.seal(account, month, &admission, METADATA_FIELD, plain).await?)
+                let day = DataKeyLabel::Day(Date::of(wish.now).yyyymmdd());
+                Some(self.keys.seal(account, day, &admission, METADATA_FIELD, plain).await?)
             }
             None => None,
         };

@@ -1,44 +1,73 @@
-//! Keys of free text: what was sealed under a month's key is unreadable everywhere, in old copies of the log too, once it is destroyed.
+//! Keys of free text: what was sealed under the key of a day is unreadable everywhere, in old copies of the log too, once it is destroyed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use omnirun_billing::calendar::Date;
-use omnirun_events::log::{Sequence, read_to_end};
+use omnirun_events::id::AccountId;
+use omnirun_events::keys::DataKeysDestroyed;
+use omnirun_events::log::{PAGE_RECORDS_MAX, Sequence, Tail};
 use omnirun_events::sealing::DataKeyLabel;
-use omnirun_events::subject::{Filter, Log, SubjectKind};
-use omnirun_events::unit::{Millis, Timestamp};
-use omnirun_retention::months::key_goes;
+use omnirun_events::subject::{Filter, Log, Subject, SubjectKind};
+use omnirun_events::unit::Timestamp;
+use omnirun_retention::texts::key_goes;
 
 use super::{Expired, RetentionError};
 use crate::service::CommandService;
 
-/// How long after its end a month may still get a sandbox: clocks differ, and a request takes a moment.
-const SETTLED: Millis = Millis(7 * 24 * 3600 * 1000);
-
 impl CommandService {
-    pub(super) async fn expire_keys(&self, expired: &mut Expired) -> Result<(), RetentionError> {
-        let lately = Timestamp((self.clock)().0.saturating_sub(SETTLED.0));
-        let filter = Filter::from_text("key.*.*");
-        let stored = read_to_end(&*self.writer.reader, Log::Keys, filter, Sequence::NONE).await?;
-        // A key has a record for each time that it was wrapped.
-        let months: BTreeSet<_> = stored
-            .iter()
-            .filter_map(|stored| match stored.subject.kind() {
-                SubjectKind::MonthKey(account, month) => Some((account, month)),
-                _ => None,
-            })
-            .collect();
-        for (account, month) in months {
-            let goes = self.writer.directory.view(|directory, _| {
-                let kept = directory.sandboxes.of(account);
-                let kept = kept.map(|(_, sandbox)| Date::of(sandbox.requested_at).yyyymm());
-                key_goes(month, Date::of(lately).yyyymm(), kept)
-            });
-            if goes {
-                self.keys.destroy(account, DataKeyLabel::Month(month)).await?;
-                expired.keys += 1;
-            }
+    pub(super) async fn expire_keys(
+        &self,
+        now: Timestamp,
+        expired: &mut Expired,
+    ) -> Result<(), RetentionError> {
+        let keys = self.plan_keys(now).await?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        // First: a rotation that comes between would leave these keys under the new epoch, and be due again.
+        let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        self.append_as_system(SubjectKind::Erasure, vec![DataKeysDestroyed { count }.into()]).await?;
+        for (account, label) in keys.into_values() {
+            self.keys.destroy(account, label).await?;
+            expired.keys += 1;
         }
         Ok(())
+    }
+
+    /// The keys that go, by their subjects.
+    pub(super) async fn plan_keys(
+        &self,
+        now: Timestamp,
+    ) -> Result<BTreeMap<Subject, (AccountId, DataKeyLabel)>, RetentionError> {
+        let filter = Filter::from_text("key.*.*");
+        let mut cursor = self.writer.reader.read(Log::Keys, filter, Sequence::NONE).await?;
+        let mut keys = BTreeMap::new();
+        loop {
+            let page = cursor.next(PAGE_RECORDS_MAX, Tail::Return).await?;
+            if page.records.is_empty() {
+                return Ok(keys);
+            }
+            // A key has a record for each time that it was wrapped.
+            for stored in page.records {
+                if let Some((day, key)) = of_texts(stored.subject.kind())
+                    && key_goes(day.start(), now)
+                {
+                    keys.insert(stored.subject, key);
+                }
+            }
+        }
+    }
+}
+
+/// A key of free text and the last day of which it sealed some.
+fn of_texts(kind: SubjectKind) -> Option<(Date, (AccountId, DataKeyLabel))> {
+    match kind {
+        SubjectKind::DayKey(account, day) => {
+            Some((Date::from_yyyymmdd(day)?, (account, DataKeyLabel::Day(day))))
+        }
+        SubjectKind::MonthKey(account, month) => {
+            Some((Date::last_of_yyyymm(month)?, (account, DataKeyLabel::Month(month))))
+        }
+        _ => None,
     }
 }

@@ -1,66 +1,98 @@
-//! Ended sandboxes: their lives, what is left of their meters, and their requests, in one tombstone, so that no reader ever sees a request
-//! without the life that followed it.
+//! Ended sandboxes: what is left of their meters, and then their lives and their requests, in one record of tombstones, so that no reader ever
+//! sees a request without the life that followed it.
 
 use std::collections::BTreeSet;
 
 use omnirun_events::id::{AccountId, SandboxId};
-use omnirun_events::log::Erase;
+use omnirun_events::log::{Erase, Sequence, read_to_end};
 use omnirun_events::sandbox::AdmissionTrimmed;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::{Millis, Timestamp};
 use omnirun_projections::Directory;
-use omnirun_retention::sandboxes::{LastGoes, Life, expired};
+use omnirun_retention::sandboxes::{LastGoes, Life, ROUND, expired};
 use omnirun_retention::seen::GoesOn;
-use omnirun_retention::{Burial, Trim};
+use omnirun_retention::{Burial, Seen, Trim};
 
+use super::carry::TOMBSTONES;
 use super::{Expired, RetentionError};
 use crate::service::CommandService;
 
 /// Around a sandbox's life, in which its readings may be dated: clocks of hosts differ.
 const MARGIN: Millis = Millis(24 * 3600 * 1000);
 
+/// What goes of an account in one round.
+#[derive(Debug)]
+pub(super) struct Round {
+    pub sandboxes: u64,
+    /// Whether the last record of the admission subject is among those that go.
+    last_goes: LastGoes,
+    /// What is left of the sandboxes' meters, by log.
+    pub meters: Vec<Burial>,
+    /// The sandboxes' lives and requests.
+    pub lives: Burial,
+}
+
 impl CommandService {
-    pub(super) async fn expire_lives(
-        &self,
-        erase: &dyn Erase,
-        cutoff: Timestamp,
-        expired: &mut Expired,
-    ) -> Result<(), RetentionError> {
-        let accounts = self.writer.directory.view(|directory, _| accounts_with_expired(directory, cutoff));
-        for account in accounts {
-            while let Some(gone) = self.expire_round(erase, account, cutoff, expired).await? {
-                expired.sandboxes += gone;
-            }
-        }
-        Ok(())
+    /// Accounts of which a sandbox has expired. An account that is being erased loses everything anyway.
+    pub(super) fn accounts_with_expired(&self, cutoff: Timestamp) -> Vec<AccountId> {
+        self.writer.directory.view(|directory, _| accounts_with_expired(directory, cutoff))
     }
 
-    /// One round of one account; none if there is nothing left to do.
-    async fn expire_round(
+    pub(super) async fn expire_account(
         &self,
         erase: &dyn Erase,
         account: AccountId,
         cutoff: Timestamp,
-        gone: &mut Expired,
-    ) -> Result<Option<u64>, RetentionError> {
+        expired: &mut Expired,
+    ) -> Result<(), RetentionError> {
+        for round in self.plan_account(account, cutoff).await? {
+            if round.last_goes == LastGoes::Yes {
+                self.append_as_system(SubjectKind::Admission(account), vec![AdmissionTrimmed {}.into()])
+                    .await?;
+            }
+            // Meters first, log by log: a life without meters is understood, meters without a life are not.
+            for burial in round.meters.iter().chain([&round.lives]) {
+                expired.records += self.carry_out(erase, burial).await?;
+            }
+            expired.sandboxes += round.sandboxes;
+        }
+        Ok(())
+    }
+
+    /// Everything that goes of an account, round by round. The tombstones of one round's lives fit into one record.
+    pub(super) async fn plan_account(
+        &self,
+        account: AccountId,
+        cutoff: Timestamp,
+    ) -> Result<Vec<Round>, RetentionError> {
         let admission = Subject::from(SubjectKind::Admission(account));
         self.writer.reach(std::slice::from_ref(&admission)).await?;
-        let records = self.seen(Log::Events, Filter::exactly(&admission)).await?;
-        let trim = self
-            .writer
-            .directory
-            .view(|directory, _| expired(&records, |sandbox| life(directory, sandbox), cutoff));
-        let Some(Trim { sandboxes, records: count, last_goes }) = trim else { return Ok(None) };
-        if last_goes == LastGoes::Yes {
-            self.append_as_system(SubjectKind::Admission(account), vec![AdmissionTrimmed {}.into()]).await?;
+        let records = self.seen(&admission).await?;
+        let (mut rounds, mut gone, mut from, mut most) = (Vec::new(), BTreeSet::new(), 0, ROUND);
+        loop {
+            let trim = self.writer.directory.view(|directory, _| {
+                let life = |sandbox| match gone.contains(&sandbox) {
+                    true => Life::Gone,
+                    false => life(directory, sandbox),
+                };
+                expired(&records[from..], life, cutoff, most)
+            });
+            let Some(Trim { sandboxes, records: count, last_goes }) = trim else { return Ok(rounds) };
+            let mut lives = Burial::none(Log::Events);
+            lives.bury(&records[from..from + count], GoesOn::After);
+            let mut meters = Vec::new();
+            for sandbox in &sandboxes {
+                self.bury_one(account, *sandbox, &mut lives, &mut meters).await?;
+            }
+            // Nobody may see a part of it. Lives are short, so that one alone always fits.
+            if lives.tombstones().len() > TOMBSTONES && sandboxes.len() > 1 {
+                most = sandboxes.len() / 2;
+                continue;
+            }
+            rounds.push(Round { sandboxes: sandboxes.len() as u64, last_goes, meters, lives });
+            gone.extend(sandboxes);
+            from += count;
         }
-        let mut burials = vec![Burial::none(Log::Events)];
-        burials[0].bury(&records[..count], GoesOn::After);
-        for sandbox in &sandboxes {
-            self.bury_one(account, *sandbox, &mut burials).await?;
-        }
-        gone.records += self.bury_together(erase, &burials).await?;
-        Ok(Some(sandboxes.len() as u64))
     }
 
     /// Adds everything of one ended sandbox to the burials of its logs.
@@ -68,24 +100,32 @@ impl CommandService {
         &self,
         account: AccountId,
         sandbox: SandboxId,
-        burials: &mut Vec<Burial>,
+        lives: &mut Burial,
+        meters: &mut Vec<Burial>,
     ) -> Result<(), RetentionError> {
-        let mut subjects = vec![Subject::from(SubjectKind::Sandbox(account, sandbox))];
+        let life = self.seen(&SubjectKind::Sandbox(account, sandbox).into()).await?;
+        lives.bury(&life, GoesOn::Never);
         let slots = self.writer.directory.view(|directory, _| slots(directory, sandbox));
-        subjects.extend(slots.into_iter().map(|slot| SubjectKind::Usage(slot, account, sandbox).into()));
-        for subject in subjects {
-            let log = subject.log();
+        for slot in slots {
+            let subject = Subject::from(SubjectKind::Usage(slot, account, sandbox));
             if self.writer.reader.last(&subject).await?.is_none() {
                 continue;
             }
-            let records = self.seen(log, Filter::exactly(&subject)).await?;
-            let place = burials.iter().position(|burial| burial.log == log).unwrap_or_else(|| {
-                burials.push(Burial::none(log));
-                burials.len() - 1
+            let readings = self.seen(&subject).await?;
+            let log = Log::Usage(slot);
+            let place = meters.iter().position(|burial| burial.log == log).unwrap_or_else(|| {
+                meters.push(Burial::none(log));
+                meters.len() - 1
             });
-            burials[place].bury(&records, GoesOn::Never);
+            meters[place].bury(&readings, GoesOn::Never);
         }
         Ok(())
+    }
+
+    async fn seen(&self, subject: &Subject) -> Result<Vec<Seen>, RetentionError> {
+        let (reader, filter) = (&*self.writer.reader, Filter::exactly(subject));
+        let stored = read_to_end(reader, subject.log(), filter, Sequence::NONE).await?;
+        Ok(stored.iter().filter_map(Seen::of).collect())
     }
 }
 
@@ -96,7 +136,6 @@ fn life(directory: &Directory, sandbox: SandboxId) -> Life {
     }
 }
 
-/// Accounts of which a sandbox has expired. An account that is being erased loses everything anyway.
 fn accounts_with_expired(directory: &Directory, cutoff: Timestamp) -> Vec<AccountId> {
     let has_expired = |account: AccountId| {
         let mut sandboxes = directory.sandboxes.of(account);

@@ -4,7 +4,7 @@ use omnirun_billing::calendar::Date;
 use omnirun_billing::statement::CLOSE_AFTER;
 use omnirun_billing::{Period, rate};
 use omnirun_commands_api::mail::Content;
-use omnirun_commands_api::{Code, Command, Outcome};
+use omnirun_commands_api::{Code, Command, Envelope, Outcome};
 use omnirun_events::billing::*;
 use omnirun_events::envelope::Actor;
 use omnirun_events::unit::{Shape, StandardMillis};
@@ -13,17 +13,22 @@ use omnirun_events::*;
 use crate::support::*;
 
 /// A statement of the month that `at` lies in, with one line of an hour, for an account that was opened at the start.
-fn statement(at: Timestamp) -> StatementClosed {
+pub fn statement(at: Timestamp) -> StatementClosed {
+    statement_on("sandbox", at)
+}
+
+fn statement_on(plan: &str, at: Timestamp) -> StatementClosed {
     let period = Period::of(START, at);
     let plans = plans();
-    let price = plans.start().price_at(period.start);
+    let plan = plans.get(plan).expect("there is one");
+    let price = plan.price_at(period.start);
     let shape = Shape { vcpus: Vcpus(1), memory: Mebibytes(512) };
     let standard = shape.charge(Millis(3_600_000));
     let bill = rate(price, standard);
     StatementClosed {
         start: period.start,
         end: period.end,
-        plan: plans.start().name.clone(),
+        plan: plan.name.clone(),
         price_from: price.from,
         base: price.month,
         included: price.included,
@@ -33,6 +38,7 @@ fn statement(at: Timestamp) -> StatementClosed {
         overage: bill.overage,
         amount: bill.amount,
         carried: Vec::new(),
+        seen: Vec::new(),
     }
 }
 
@@ -165,4 +171,49 @@ async fn each_percentage_is_told_once_a_month_by_one_mail() {
     let end = Period::of(START, world.time()).end;
     assert_eq!((percent, resets_on), (50, Date::of(end).to_string()));
     assert_eq!(process.send(tell(51)).await.expect_err("no such step").code, Code::Invalid);
+}
+
+#[tokio::test]
+async fn a_plan_changes_with_the_next_month_and_the_month_under_way_keeps_its_own() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let change = async |actor, plan: &str| {
+        let command = Command::ChangePlan { account, plan: plan.to_owned() };
+        process.send(Envelope { actor, ..world.envelope(command) }).await
+    };
+    let refused = change(Actor::Operator, "gold").await.expect_err("no such plan");
+    assert!(refused.code == Code::Invalid && refused.message.contains("launch"), "{refused:?}");
+    for actor in [Actor::Account(account), Actor::System(Role::Gateway)] {
+        assert_eq!(change(actor, "launch").await.expect_err("no operator").code, Code::NotFound);
+    }
+    let next = Period::of(START, START).end;
+    let reply = change(Actor::Operator, "launch").await.expect("there is one");
+    assert!(matches!(reply.outcome, Outcome::PlanChanged { from } if from == next));
+    let head = world.log.head(Log::Events).await.expect("memory");
+    change(Actor::Operator, "launch").await.expect("it is so already");
+    assert_eq!(world.log.head(Log::Events).await.expect("memory"), head);
+    let plan_at = |at| {
+        process.view(&world, move |directory| {
+            directory.accounts.get(account).map(|known| known.plans.at(at).to_owned())
+        })
+    };
+    assert_eq!(plan_at(START).await.as_deref(), Some("sandbox"));
+    assert_eq!(plan_at(next).await.as_deref(), Some("launch"));
+    // The month under way is closed on its own plan, after the next one has begun.
+    let first = statement(START);
+    world.pass(first.end.after(CLOSE_AFTER).since(START));
+    process.send(world.envelope(close(account, &first))).await.expect("it is of the plan that it began on");
+    let second = statement(next);
+    world.pass(second.end.since(next));
+    let refused = process.send(world.envelope(close(account, &second))).await.expect_err("of the old plan");
+    assert_eq!(refused.code, Code::Invalid);
+    // A month that has a price is closed before those after it.
+    let [second, third] = [second.start, second.end].map(|start| statement_on("launch", start));
+    world.pass(third.end.since(second.end));
+    let refused = process.send(world.envelope(close(account, &third))).await.expect_err("it is not its turn");
+    assert!(refused.code == Code::Invalid && refused.message.contains("in order"), "{refused:?}");
+    for statement in [&second, &third] {
+        process.send(world.envelope(close(account, statement))).await.expect("in order");
+    }
 }

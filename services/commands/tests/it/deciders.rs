@@ -1,11 +1,12 @@
 //! Tables of decisions: what is known, what is wanted, what comes of it. Pure: no log, no clock.
 
-use omnirun_billing::Plans;
+use omnirun_billing::{Period, Plans};
 use omnirun_commands::decide::repeat::Recorded;
-use omnirun_commands::decide::{Decision, Wish, extend, request, sign_in, stop, tokens};
+use omnirun_commands::decide::{Decision, Wish, billing, extend, request, sign_in, stop, tokens};
+use omnirun_commands::retention::lag::{ALARM, unbilled};
 use omnirun_commands_api::command::{Personal, SandboxWish, TokenWish};
 use omnirun_commands_api::{Code, Outcome, Rejection};
-use omnirun_events::account::AccountOpened;
+use omnirun_events::account::{AccountOpened, PlanChanged};
 use omnirun_events::envelope::Actor;
 use omnirun_events::event::Event;
 use omnirun_events::host::{HostJoined, HostLeft, HostTemplate};
@@ -331,4 +332,55 @@ fn opening_an_account_claims_its_address_after_it_and_names_nobody_there() {
     assert_eq!(decide(&known(), None).expect("known").drafts().len(), 1);
     assert_eq!(decide(&known(), Some(opening)).expect_err("taken").code, Code::InvalidOrExpiredCode);
     assert_eq!(decide(&Directory::default(), None).expect_err("gone").code, Code::InvalidOrExpiredCode);
+}
+
+#[test]
+fn a_plan_changes_from_the_next_month_on_and_only_to_one_that_there_is() {
+    let plans = plans();
+    let next = Period::of(START, START).end;
+    let change = |directory: &Directory, to: &str| {
+        billing::change_plan(directory, &plans, &wish(1, START), to).map_err(|rejection| rejection.code)
+    };
+    let mut changed = known();
+    let plan = PlanChanged { plan: "scale".to_owned(), from: next };
+    apply(&mut changed, SubjectKind::Account(ACCOUNT), plan, START);
+    for (directory, to, expected) in [
+        (&known(), "launch", Ok(Some("launch"))),
+        (&known(), "sandbox", Ok(None)),
+        (&changed, "scale", Ok(None)),
+        (&changed, "sandbox", Ok(Some("sandbox"))),
+        (&known(), "gold", Err(Code::Invalid)),
+        (&Directory::default(), "launch", Err(Code::NotFound)),
+    ] {
+        let decided = change(directory, to).map(|decision| match decision.drafts() {
+            [] => None,
+            [draft] => match &draft.events[..] {
+                [Event::PlanChanged(changed)] if changed.from == next => Some(changed.plan.clone()),
+                other => panic!("{other:?}"),
+            },
+            more => panic!("{more:?}"),
+        });
+        assert_eq!(decided, expected.map(|plan| plan.map(str::to_owned)), "{to}");
+    }
+}
+
+#[test]
+fn a_month_in_which_something_ran_is_unbilled_from_its_end_until_it_is_closed() {
+    let mut directory = known();
+    let id = admit(&mut directory, 1, &plain(), START);
+    let (life, root) = (SubjectKind::Sandbox(ACCOUNT, id), Digest([0; 32]));
+    apply(&mut directory, life, SandboxClaimed { host: HOST }, START);
+    let (end_at, from) = (START.after(Millis(HOUR)), StartedFrom::Boot);
+    let started = SandboxStarted { started_at: START, end_at, from, root, kernel: root };
+    apply(&mut directory, life, started, START);
+    let (reason, meter) = (StopReason::TimedOut, Meter::default());
+    let stopped = SandboxStopped { reason, stopped_at: end_at, meter, teardown: Millis(1) };
+    apply(&mut directory, life, stopped, end_at);
+    let month = Period::of(START, START);
+    let late = month.end.after(ALARM);
+    assert_eq!(unbilled(&known(), late), Millis(0), "nothing ran");
+    assert_eq!(unbilled(&directory, month.end), Millis(0));
+    assert_eq!(unbilled(&directory, late), ALARM);
+    apply(&mut directory, SubjectKind::Billing(ACCOUNT), crate::billing::statement(START), late);
+    assert_eq!(unbilled(&directory, late), Millis(0));
 }

@@ -121,7 +121,7 @@ async fn an_append_that_was_not_confirmed_is_sent_again_and_counts_once() {
     let process = world.process_with(forgetful.clone()).await;
     let account = world.sign_in(&process, "a@example.org").await;
     let request = || world.envelope(Command::RequestSandbox { account, wish: sandbox_wish() });
-    process.send(request()).await.expect("the month's key is made");
+    process.send(request()).await.expect("the day's key is made");
     forgetful.silent.store(2, Ordering::SeqCst);
     process.send(request()).await.expect("the third answer comes");
     assert_eq!(process.view(&world, |directory| directory.sandboxes.live().count()).await, 2);

@@ -112,5 +112,11 @@ async fn show(app: &Shared, caller: &Caller) -> Result<ShownAccount, ApiError> {
     let subject = SubjectKind::Account(id).into();
     let email = SealedField { subject, field: EMAIL_FIELD.to_owned(), sealed: account.email };
     let email = app.open_fields(caller, vec![Some(email)]).await?.pop().flatten();
-    Ok(ShownAccount { id, email, plan: account.plan, created_at: account.opened_at.rfc3339(), held })
+    Ok(ShownAccount {
+        id,
+        email,
+        plan: account.plans.at(app.now()).to_owned(),
+        created_at: account.opened_at.rfc3339(),
+        held,
+    })
 }

@@ -5,9 +5,11 @@ use axum::response::{IntoResponse, Response};
 use omnirun_billing::Bill;
 use omnirun_billing::due::MonthToDate;
 use omnirun_events::billing::StatementLine;
-use omnirun_events::unit::{MicroCents, StandardMillis};
+use omnirun_events::unit::{MicroCents, StandardMillis, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::error::ApiError;
 
 /// How an answer is written.
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,26 @@ pub(crate) enum Format {
     #[default]
     Json,
     Csv,
+}
+
+/// What is said of a `from` that is none.
+pub(crate) const FROM: &str = "from has to be a day or an RFC 3339 time in UTC.";
+
+/// The same of a `to`.
+pub(crate) const TO: &str = "to has to be a day or an RFC 3339 time in UTC.";
+
+/// The moment that was asked for, or `default` where none was.
+pub(crate) fn moment(
+    text: Option<&str>,
+    default: Timestamp,
+    message: &'static str,
+) -> Result<Timestamp, ApiError> {
+    text.map_or(Ok(default), |text| Timestamp::parse_rfc3339(text).ok_or(ApiError::invalid(message)))
+}
+
+/// Refuses a range that ends before it begins.
+pub(crate) fn in_order(from: Timestamp, to: Timestamp) -> Result<(), ApiError> {
+    if from > to { Err(ApiError::invalid("from has to be before to.")) } else { Ok(()) }
 }
 
 /// An amount of money.

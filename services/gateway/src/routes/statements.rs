@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use omnirun_billing::Closed;
 use omnirun_billing::calendar::label;
 use omnirun_events::billing::Correction;
+use omnirun_events::unit::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -13,7 +14,20 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::{Month, Query};
 use crate::gateway::App;
-use crate::routes::billing::{Amount, Format, ShownLine, csv_answer, seconds};
+use crate::routes::billing::{Amount, FROM, Format, ShownLine, TO, csv_answer, in_order, moment, seconds};
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct StatementsQuery {
+    /// A day or a moment in UTC: months that end after it. Default: all.
+    from: Option<String>,
+    /// A day or a moment in UTC: months that begin before it. Default: all.
+    to: Option<String>,
+    /// json (default) or csv.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    format: Format,
+}
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -97,19 +111,24 @@ impl From<&Closed> for ShownStatement {
 }
 
 /// The account's closed months, newest first. A month is closed 48 hours after its end; one that used and cost nothing has no statement.
-#[utoipa::path(get, path = "/account/statements", tag = "account", params(StatementQuery), responses((status = 200, body = Vec<ShownStatement>)))]
+#[utoipa::path(get, path = "/account/statements", tag = "account", params(StatementsQuery), responses((status = 200, body = Vec<ShownStatement>)))]
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<StatementQuery>,
-) -> Response {
-    app.billing.view(|billing, _| {
+    Query(query): Query<StatementsQuery>,
+) -> Result<Response, ApiError> {
+    let from = moment(query.from.as_deref(), Timestamp(0), FROM)?;
+    let to = moment(query.to.as_deref(), Timestamp(u64::MAX), TO)?;
+    in_order(from, to)?;
+    let is_wanted = |closed: &&Closed| closed.statement.end > from && closed.statement.start < to;
+    Ok(app.billing.view(|billing, _| {
         let closed = billing.of(caller.account).map(|ledger| ledger.statements()).unwrap_or_default();
-        if query.format == Format::Csv {
-            return csv_answer(summary(closed));
+        let newest_first = closed.iter().rev().filter(is_wanted);
+        match query.format {
+            Format::Csv => csv_answer(summary(newest_first)),
+            Format::Json => Json(newest_first.map(ShownStatement::from).collect::<Vec<_>>()).into_response(),
         }
-        Json(closed.iter().rev().map(ShownStatement::from).collect::<Vec<_>>()).into_response()
-    })
+    }))
 }
 
 /// One closed month with its lines.
@@ -134,11 +153,11 @@ pub(crate) async fn get(
 }
 
 /// One row for each month, newest first. Nothing in it can hold a comma: names of plans have none.
-fn summary(closed: &[Closed]) -> String {
+fn summary<'a>(newest_first: impl Iterator<Item = &'a Closed>) -> String {
     let mut text = String::from(
         "month,start,end,plan,priceFrom,standardSeconds,overageSeconds,amountMicroCents,dueMicroCents\r\n",
     );
-    for closed in closed.iter().rev() {
+    for closed in newest_first {
         let statement = &closed.statement;
         let row = [
             label(statement.start),

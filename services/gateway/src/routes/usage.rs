@@ -16,7 +16,7 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Query;
 use crate::gateway::App;
-use crate::routes::billing::{Format, ShownMonth, csv_answer};
+use crate::routes::billing::{FROM, Format, ShownMonth, TO, csv_answer, in_order, moment};
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -108,12 +108,9 @@ pub(crate) async fn usage(
     Query(query): Query<UsageQuery>,
 ) -> Result<Response, ApiError> {
     let now = app.now();
-    let to = moment(query.to.as_deref(), now, "to has to be a day or an RFC 3339 time in UTC.")?;
-    let begin = begin(&app, caller.account, to);
-    let from = moment(query.from.as_deref(), begin, "from has to be a day or an RFC 3339 time in UTC.")?;
-    if from > to {
-        return Err(ApiError::invalid("from has to be before to."));
-    }
+    let to = moment(query.to.as_deref(), now, TO)?;
+    let from = moment(query.from.as_deref(), begin(&app, caller.account, to), FROM)?;
+    in_order(from, to)?;
     let used: Vec<(SandboxId, SandboxUsage)> = app.usage.view(|usage, _| {
         let ran = usage.of(caller.account).filter(|(_, one)| ran_between(one, from, to));
         ran.map(|(id, one)| (id, one.clone())).collect()
@@ -140,12 +137,8 @@ fn begin(app: &App, account: AccountId, to: Timestamp) -> Timestamp {
 fn month(app: &App, account: AccountId, now: Timestamp) -> Option<MonthToDate> {
     app.billing.view(|billing, _| {
         let ledger = billing.of(account)?;
-        Some(month_to_date(ledger, app.plans.get(&ledger.plan)?, now))
+        month_to_date(ledger, &app.plans, now).ok()
     })
-}
-
-fn moment(text: Option<&str>, default: Timestamp, message: &'static str) -> Result<Timestamp, ApiError> {
-    text.map_or(Ok(default), |text| Timestamp::parse_rfc3339(text).ok_or(ApiError::invalid(message)))
 }
 
 fn ran_between(usage: &SandboxUsage, from: Timestamp, to: Timestamp) -> bool {

@@ -38,6 +38,22 @@ async fn a_closed_month_is_shown_as_it_was_recorded_with_what_was_corrected_sinc
         json!({"day": "2027-01-01", "cpuCount": 1, "memoryMB": 512, "sandboxes": 2, "standardSeconds": 61});
     assert_eq!(one["lines"], json!([line]));
     assert_eq!((&one["priceFrom"], &one["plan"]), (&json!("2026-01-01"), &json!("launch")));
+    // Months that lie in a range, at least in part.
+    for (range, expected) in [
+        ("from=2027-02-01", &["2027-02"][..]),
+        ("from=2027-01-31&to=2027-02-02", &["2027-02", "2027-01"]),
+        ("to=2027-02-01T00:00:00Z", &["2027-01"]),
+        ("from=2027-04-01", &[]),
+    ] {
+        let list = get(&format!("/account/statements?{range}")).await.json();
+        let months: Vec<_> =
+            list.as_array().expect("a list").iter().map(|one| one["month"].as_str()).collect();
+        assert_eq!(months, expected.iter().copied().map(Some).collect::<Vec<_>>(), "{range}");
+    }
+    for wrong in ["from=x", "to=2027-02-30", "from=2027-03-01&to=2027-02-01"] {
+        let answer = get(&format!("/account/statements?{wrong}")).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}");
+    }
     for other in ["2027-03", "2027-1", "x"] {
         assert_eq!(get(&format!("/account/statements/{other}")).await.status, StatusCode::NOT_FOUND);
     }

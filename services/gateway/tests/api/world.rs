@@ -331,6 +331,7 @@ impl World {
             overage: StandardMillis(0),
             amount: MicroCents(amount),
             carried: Vec::new(),
+            seen: Vec::new(),
         };
         let kind = SubjectKind::Billing(self.account);
         let at = self.writer.append(Role::Commands, kind, vec![statement.clone().into()]).await;

@@ -2,6 +2,7 @@
 
 mod erased;
 mod receipt;
+mod statement;
 mod world;
 
 use omnirun_events::envelope::Role;
