@@ -150,7 +150,10 @@ impl Commands for Double {
             Command::RotateMasterKey
             | Command::RecordOperator { .. }
             | Command::EraseAccount { .. }
-            | Command::LoseHost { .. } => {
+            | Command::LoseHost { .. }
+            | Command::PlanRetention
+            | Command::ApplyRetention { .. }
+            | Command::ChangePlan { .. } => {
                 panic!("a gateway is no operator")
             }
             Command::SignExport { .. } => {
