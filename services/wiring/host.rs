@@ -76,7 +76,7 @@ pub async fn start(
     let monitor = settle(options.monitor).await?;
     tracing::info!(monitor = monitor.name(), "guests run in this monitor; omnirun doctor says why");
     if monitor == Settled::Kvm {
-        say_what_cannot_be_limited();
+        say_what_cannot_be_limited(&images);
         let left = cgroup::tidy(CGROUP_AGE).context("cannot look for cgroups of guests that are gone")?;
         if left > 0 {
             tracing::warn!(count = left, "cgroups of guests whose keeper was killed were removed");
@@ -98,12 +98,12 @@ pub async fn start(
 }
 
 /// Once for all guests, each of which would have the same to say.
-fn say_what_cannot_be_limited() {
-    let missing = cgroup::missing();
+fn say_what_cannot_be_limited(images: &Path) {
+    let missing = cgroup::missing(images);
     if !missing.is_empty() {
         tracing::warn!(
             missing = missing.join(", "),
-            "this host cannot limit everything that a guest takes: it needs cgroups of version 2, and root"
+            "this host cannot limit everything that a guest takes: it needs cgroups of version 2, root, and for io the images on one disk"
         );
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    io::Write,
     os::unix::net::UnixListener,
     process::ExitCode,
     sync::Arc,
@@ -20,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    clock, complain,
+    clock,
     outside::Outside,
     owner::{Ending, Owner},
     serve, start,
@@ -47,7 +46,7 @@ pub async fn live(owner: Arc<Owner>, listener: UnixListener) -> ExitCode {
     let listener = match listen(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            complain(&EndError::Socket(error));
+            owner.voice.complain(&EndError::Socket(error));
             return ExitCode::FAILURE;
         }
     };
@@ -74,7 +73,7 @@ pub async fn live(owner: Arc<Owner>, listener: UnixListener) -> ExitCode {
     tokio::time::sleep(FAREWELL).await;
     server.abort();
     // What failed has been said on standard error.
-    if left.reason == EndReason::StartFailed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if left.reason.is_failure() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn listen(listener: UnixListener) -> io::Result<tokio::net::UnixListener> {
@@ -94,8 +93,8 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
         started = start::start(owner) => match started {
             Ok(hung_up) => hung_up,
             Err(error) => {
-                complain(&error);
-                return by_itself(EndReason::StartFailed);
+                owner.voice.complain(&error);
+                return by_itself(error.end_reason());
             }
         },
         Some(ending) = endings.recv() => return ending,
@@ -105,7 +104,7 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
     tokio::select! {
         biased;
         Some(ending) = endings.recv() => ending,
-        () = guest_ended(owner) => by_itself(EndReason::GuestExited),
+        reason = guest_ended(owner) => by_itself(reason),
         () = time_is_up(owner.end.subscribe()) => by_itself(EndReason::EndTime),
         () = out_of_reach(owner) => by_itself(EndReason::HostStopped),
         () = agent_lost(owner, hung_up) => by_itself(EndReason::AgentLost),
@@ -113,12 +112,13 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
     }
 }
 
-async fn guest_ended(owner: &Owner) {
+/// Waits until the guest has ended without being told to, and says why.
+async fn guest_ended(owner: &Owner) -> EndReason {
     wait_for_end(owner).await;
-    let why = owner.with_guest(|guest| Ok(guest.why_ended())).await;
-    if let Some(Ok(Some(why))) = why {
-        let _ = writeln!(io::stderr(), "omnirun vmm: {why}");
-    }
+    let ended = owner.with_guest(|guest| Ok((guest.why_ended(), guest.end_reason()))).await;
+    let Some(Ok((why, reason))) = ended else { return EndReason::GuestExited };
+    why.inspect(|why| owner.voice.say(why));
+    reason
 }
 
 async fn wait_for_end(owner: &Owner) {
@@ -196,7 +196,7 @@ async fn tear_down(owner: &Owner, reason: EndReason) -> Final {
         life.guest = None;
     }
     if let Err(error) = owner.outside.leave(&left) {
-        complain(&EndError::TidyUp(error));
+        owner.voice.complain(&EndError::TidyUp(error));
     }
     left
 }

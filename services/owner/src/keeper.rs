@@ -12,9 +12,9 @@ use std::{
 use omnirun_vmm::kvm::jail::{Event, Inmate, process::Watch};
 
 use crate::{
-    complain,
     end::EndError,
     outside::{Files, MESSAGE_BYTES_MAX, Wish},
+    voice::Voice,
 };
 
 /// How often the socket is looked for. Nothing but looking finds one that went with a whole mount, and the keeper looks
@@ -36,7 +36,7 @@ enum Death {
 }
 
 /// Lives as long as the owner, and ends as it does.
-pub fn keep(inmate: &Inmate, files: &Files) -> ExitCode {
+pub fn keep(inmate: &Inmate, files: &Files, voice: &Voice) -> ExitCode {
     let mut has_left = false;
     let mut watch = Watch::Channel;
     let code = loop {
@@ -54,7 +54,7 @@ pub fn keep(inmate: &Inmate, files: &Files) -> ExitCode {
             },
             Ok(Event::Exited(code)) => break ExitCode::from(code),
             Ok(Event::Killed(signal)) => {
-                complain(&if signal == BAD_CALL { Death::Refused } else { Death::Signal(signal) });
+                voice.complain(&if signal == BAD_CALL { Death::Refused } else { Death::Signal(signal) });
                 break ExitCode::FAILURE;
             }
             // No worker can find the guest any more: see `end::out_of_reach`.
@@ -64,7 +64,7 @@ pub fn keep(inmate: &Inmate, files: &Files) -> ExitCode {
         }
     };
     if !has_left && let Err(error) = files.abandon() {
-        complain(&EndError::TidyUp(error));
+        voice.complain(&EndError::TidyUp(error));
     }
     code
 }

@@ -4,8 +4,9 @@
 //! into a jail with the monitor, and a keeper stays outside.
 //!
 //! Its messages are in `omnirun_vmm_api::owner`. Reading order: [`main`], [`owner`] (what it knows), [`stopwatch`] (how
-//! long its sandbox has run), [`start`] (boot or restore), [`agent`] (the connection), [`serve`] (the socket), [`snapshot`], [`end`] (the wait for an end, and the
-//! teardown); then [`outside`] (what is done to the host's files), [`shelf`] (a snapshot's place) and [`keeper`].
+//! long its sandbox has run), [`start`] (boot or restore), [`agent`] (the connection), [`serve`] (the socket), [`snapshot`],
+//! [`end`] (the wait for an end, and the teardown); then [`outside`] (what is done to the host's files), [`shelf`] (a snapshot's
+//! place), [`keeper`], and [`voice`] (what standard error hears).
 
 mod owner;
 
@@ -33,29 +34,32 @@ mod clock;
 
 mod stopwatch;
 
+mod voice;
+
 use std::{
-    fs, io,
-    io::{Read, Write},
+    fs,
+    io::{self, Read},
     os::unix::{fs::DirBuilderExt, net::UnixListener},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex},
 };
 
 use omnirun_vmm::{
     choose,
-    kvm::jail::{self, Shape, Side},
+    kvm::jail::{self, Shape, Side, process::Door},
     store::Template,
 };
 use omnirun_vmm_api::{
-    Place, Purpose, VmSpec,
+    MonitorError, Place, Purpose, SnapshotFiles, VmSpec,
     owner::{OwnerSpec, StartFrom},
 };
-
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use outside::{Files, Outside};
 use owner::{Owner, Prepared};
 use shelf::Shelf;
+use voice::{Voice, with_causes};
 
 /// What the fuzz targets feed with a guest's bytes; in their builds alone, so that this crate's surface stays [`main`].
 #[cfg(fuzzing)]
@@ -75,91 +79,165 @@ const SPEC_BYTES_MAX: u64 = 64 * 1024;
 /// Exit code for a spec that cannot be carried out; nothing has been started then, and standard error says why.
 const EXIT_BAD_SPEC: u8 = 2;
 
+/// Threads of the runtime that may wait for the guest or the disk: one waits for the guest's end for as long as it lives, and the
+/// others are shared by the requests, which take turns at the guest anyway.
+const BLOCKING_THREADS_MAX: usize = 16;
+/// Stack of the runtime's threads: a boot or a restore, and requests. The default of 2 MiB may come as one large page.
+const STACK_BYTES: usize = 512 << 10;
+
 /// Runs the role: reads an [`OwnerSpec`] from standard input, and returns when its guest has ended. The process must
 /// have one thread.
 pub fn main() -> ExitCode {
     let started = clock::Started::now();
-    let bad = |code| {
-        move |error: AnyError| {
-            complain(&*error);
-            code
+    let spec = match read_spec() {
+        Ok(spec) => spec,
+        Err(error) => {
+            Voice::nameless().complain(&*error);
+            return ExitCode::from(EXIT_BAD_SPEC);
         }
     };
-    prepare(started)
-        .map_err(bad(ExitCode::from(EXIT_BAD_SPEC)))
-        .and_then(|(prepared, files, listener)| {
-            take_place(prepared, files, listener).map_err(bad(ExitCode::FAILURE))
-        })
-        .unwrap_or_else(|code| code)
+    let voice = Voice::of(&spec.vm_id);
+    let fail = |error: AnyError, code| {
+        voice.complain(&*error);
+        code
+    };
+    match prepare(spec, started, &voice) {
+        Ok((prepared, files, listener)) => take_place(prepared, files, listener, &voice)
+            .unwrap_or_else(|error| fail(error, ExitCode::FAILURE)),
+        Err(error) => fail(error, ExitCode::from(EXIT_BAD_SPEC)),
+    }
 }
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads the spec, and opens everything that has a path.
-fn prepare(started: clock::Started) -> Result<(Prepared, Files, UnixListener), AnyError> {
+fn read_spec() -> Result<OwnerSpec, AnyError> {
     forbid_core_files()?;
     let mut text = Vec::new();
     io::stdin().take(SPEC_BYTES_MAX).read_to_end(&mut text)?;
     let spec: OwnerSpec = serde_json::from_slice(&text)?;
     owner::check(&spec)?;
+    Ok(spec)
+}
+
+/// Opens everything that has a path. What fails leaves nothing behind.
+fn prepare(
+    spec: OwnerSpec,
+    started: clock::Started,
+    voice: &Voice,
+) -> Result<(Prepared, Files, UnixListener), AnyError> {
     let template = Template::open(&spec.store, &spec.template)?;
     let mut monitor = choose(spec.monitor)?;
     spec.network.iter().try_for_each(|network| monitor.attach(network))?;
     let shelf = Shelf::new(&template, &*monitor, spec.vcpus, spec.memory)?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&spec.state_dir)?;
+    let snapshot = find_snapshot(&spec, &shelf, voice)?;
+    let snapshot_key = shelf.key().to_owned();
+    let files = Files::new(spec.state_dir.clone(), shelf, spec.purpose);
     // A process that leads its session already cannot make another one, and need not.
     let _ = rustix::process::setsid();
-    let listener = serve::listen(&spec.state_dir)?;
+    let listener = move_in(&spec.state_dir).inspect_err(|_| files.move_out())?;
     let vm = VmSpec {
-        files: template.files.clone(),
+        files: template.files,
         vcpus: spec.vcpus,
         memory: spec.memory,
         backing: spec.backing,
         state_dir: spec.state_dir.clone(),
         purpose: spec.purpose,
     };
-    let snapshot = match (spec.purpose, spec.start_from) {
-        (Purpose::Snapshot, _) => Some(shelf.make()?),
-        (Purpose::Sandbox, StartFrom::Boot) => None,
-        (Purpose::Sandbox, StartFrom::Auto) if spec.network.is_some() => None,
-        (Purpose::Sandbox, StartFrom::Auto | StartFrom::Snapshot) => shelf.open(),
-    };
-    let snapshot_key = shelf.key().to_owned();
-    let files = Files { state_dir: spec.state_dir.clone(), shelf, purpose: spec.purpose };
     let template = template.digests;
     Ok((Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started }, files, listener))
 }
 
+/// The files of the snapshot to start from, or to be made.
+fn find_snapshot(spec: &OwnerSpec, shelf: &Shelf, voice: &Voice) -> Result<Option<SnapshotFiles>, AnyError> {
+    let found = match (spec.purpose, spec.start_from) {
+        (Purpose::Snapshot, _) => return Ok(Some(shelf.make()?)),
+        (Purpose::Sandbox, StartFrom::Boot) => return Ok(None),
+        (Purpose::Sandbox, StartFrom::Auto) if spec.network.is_some() => return Ok(None),
+        (Purpose::Sandbox, StartFrom::Auto | StartFrom::Snapshot) => shelf.open(),
+    };
+    match found {
+        Err(error @ MonitorError::BadFile { .. }) if spec.start_from == StartFrom::Auto => {
+            voice.say(&format!("the snapshot is removed, and the guest booted: {}", with_causes(&error)));
+            shelf.discard();
+            Ok(None)
+        }
+        found => Ok(found?),
+    }
+}
+
+/// The state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the state directory {path}: let this user make it and write there")]
+struct StateError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Makes the state directory, with the socket.
+fn move_in(state_dir: &std::path::Path) -> Result<UnixListener, StateError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir);
+    made.and_then(|()| serve::listen(state_dir))
+        .map_err(|source| StateError { path: state_dir.to_owned(), source })
+}
+
 /// Goes to where the guest will run, and lives with it there. A keeper lives here.
-fn take_place(mut prepared: Prepared, files: Files, listener: UnixListener) -> Result<ExitCode, AnyError> {
+fn take_place(
+    prepared: Prepared,
+    files: Files,
+    listener: UnixListener,
+    voice: &Voice,
+) -> Result<ExitCode, AnyError> {
     if prepared.monitor.place() == Place::Child {
-        let owner = Owner::new(prepared, std::process::id(), Outside::Here(Box::new(files)));
-        return Ok(run(owner, listener));
+        let outside = Outside::Here(Box::new(files));
+        return Ok(run(Owner::new(prepared, std::process::id(), outside, voice.clone()), listener));
     }
     let VmSpec { vcpus, memory, purpose, .. } = prepared.vm;
     let shape = Shape { vcpus, memory, purpose };
+    let (said, say) = io::pipe().inspect_err(|_| files.move_out())?;
     let divided = jail::divide(&prepared.spec.vm_id, shape, &prepared.vm.files.root);
-    match divided.inspect_err(|_| drop(files.abandon()))? {
+    match divided.inspect_err(|_| files.move_out())? {
         Side::Outside(inmate) => {
             // What the guest uses is the owner's alone from here on.
-            drop((prepared, listener));
-            Ok(keeper::keep(&inmate, &files))
+            drop((prepared, listener, say));
+            let repeating = voice.clone().repeat(said);
+            let code = keeper::keep(&inmate, &files, voice);
+            match repeating {
+                // Its last words: the pipe has ended with it.
+                Ok(repeating) => drop(repeating.join()),
+                Err(error) => voice.complain(&error),
+            }
+            Ok(code)
         }
         Side::Inside(door) => {
-            prepared.monitor.enclose(&prepared.vm)?;
-            let inside = door.close(&prepared.spec.state_dir)?;
-            jail::filter::seal()?;
-            let outside = Outside::Keeper(Mutex::new(inside.channel));
-            Ok(run(Owner::new(prepared, inside.pid, outside), listener))
+            drop(said);
+            voice::speak_into(&say)?;
+            drop(say);
+            let lived = live_inside(prepared, listener, door);
+            Ok(lived.unwrap_or_else(|error| {
+                Voice::to_keeper().complain(&*error);
+                ExitCode::FAILURE
+            }))
         }
     }
 }
 
+/// Goes into the jail, and lives there.
+fn live_inside(mut prepared: Prepared, listener: UnixListener, door: Door) -> Result<ExitCode, AnyError> {
+    prepared.monitor.enclose(&prepared.vm)?;
+    let inside = door.close(&prepared.spec.state_dir)?;
+    jail::filter::seal()?;
+    let outside = Outside::Keeper(Mutex::new(inside.channel));
+    Ok(run(Owner::new(prepared, inside.pid, outside, Voice::to_keeper()), listener))
+}
+
 fn run(owner: Owner, listener: UnixListener) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).max_blocking_threads(BLOCKING_THREADS_MAX).thread_stack_size(STACK_BYTES);
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&error);
+            owner.voice.complain(&error);
             return ExitCode::FAILURE;
         }
     };
@@ -168,18 +246,6 @@ fn run(owner: Owner, listener: UnixListener) -> ExitCode {
     // A relay may still be copying for somebody who does not read; the guest it copies from is gone.
     runtime.shutdown_background();
     code
-}
-
-/// Says on standard error what failed, with its causes. The worker that would read it may be gone, which is no reason
-/// to panic.
-fn complain(error: &(dyn std::error::Error + 'static)) {
-    let mut text = format!("omnirun vmm: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Users' data passes through this process, so it must never be written to a core file. A limit of 1, not 0: it is

@@ -6,7 +6,10 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::unix::{fs::OpenOptionsExt, net::UnixStream},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,8 +32,10 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 pub enum Wish {
     /// The new snapshot has been written.
     KeepSnapshot(Bytes),
-    /// The snapshot that is there does not come to life.
+    /// The snapshot that is there is damaged.
     DiscardSnapshot,
+    /// The guest answers, and may be a sandbox's from here on: the store is not touched again on its behalf.
+    CloseStore,
     /// The guest has ended: remove all but this.
     Leave(Final),
 }
@@ -42,21 +47,38 @@ pub struct Files {
     /// Its snapshot, there or to be made.
     pub shelf: Shelf,
     /// What the guest is for.
-    pub purpose: Purpose,
+    purpose: Purpose,
+    /// Whether the one change of the store that an owner may wish for is still possible.
+    is_store_open: AtomicBool,
 }
 
 impl Files {
-    /// Does it.
+    /// Those of a guest that has not been started.
+    pub fn new(state_dir: PathBuf, shelf: Shelf, purpose: Purpose) -> Self {
+        Self { state_dir, shelf, purpose, is_store_open: AtomicBool::new(true) }
+    }
+
+    /// Does it, where this guest may have it. A guest's owner changes the store once, and never after its guest may
+    /// have been a sandbox's: whoever has taken it over could ask for anything then.
     pub fn grant(&self, wish: &Wish) -> io::Result<()> {
-        match wish {
-            Wish::KeepSnapshot(bytes) if self.purpose == Purpose::Snapshot => self.shelf.keep(*bytes),
-            Wish::KeepSnapshot(_) => Err(io::ErrorKind::PermissionDenied.into()),
-            Wish::DiscardSnapshot => {
+        match (wish, self.purpose) {
+            (Wish::KeepSnapshot(bytes), Purpose::Snapshot) if self.close_store() => self.shelf.keep(*bytes),
+            (Wish::DiscardSnapshot, Purpose::Sandbox) if self.close_store() => {
                 self.shelf.discard();
                 Ok(())
             }
-            Wish::Leave(left) => self.leave(left),
+            (Wish::KeepSnapshot(_) | Wish::DiscardSnapshot, _) => Err(io::ErrorKind::PermissionDenied.into()),
+            (Wish::CloseStore, _) => {
+                self.close_store();
+                Ok(())
+            }
+            (Wish::Leave(left), _) => self.leave(left),
         }
+    }
+
+    /// Whether it was open.
+    fn close_store(&self) -> bool {
+        self.is_store_open.swap(false, Ordering::SeqCst)
     }
 
     /// Whether a worker can still find the guest.
@@ -80,6 +102,13 @@ impl Files {
     /// Removes everything, of a guest that could not say how it ended.
     pub fn abandon(&self) -> io::Result<()> {
         self.remove_but(None)
+    }
+
+    /// Removes everything of a guest that was not started, the directory too.
+    pub fn move_out(&self) {
+        // The reason of the start's failure is what is said; where nothing was made yet, nothing is there to remove.
+        let _ = self.abandon();
+        let _ = fs::remove_dir(&self.state_dir);
     }
 
     fn remove_but(&self, kept: Option<&str>) -> io::Result<()> {
@@ -117,6 +146,11 @@ impl Outside {
     pub fn discard_snapshot(&self) {
         // One that stays is found to be of no use again, which costs time only.
         let _ = self.ask(&Wish::DiscardSnapshot);
+    }
+
+    /// Gives up every wish about the store.
+    pub fn close_store(&self) -> io::Result<()> {
+        self.ask(&Wish::CloseStore)
     }
 
     /// Has everything removed but the numbers.
@@ -182,11 +216,23 @@ mod tests {
         put("templates/base/template.json", described);
         let template = Template::open(home, "base").expect("it has just been made");
         let shelf = Shelf::new(&template, &Nothing, Vcpus(1), MemoryMib(128)).expect("it has a name");
-        Files { state_dir: home.join("state"), shelf, purpose }
+        Files::new(home.join("state"), shelf, purpose)
     }
 
     fn left() -> Final {
         Final { reason: EndReason::Killed, ended_at_ms: UnixMillis(1), usage: Usage::default() }
+    }
+
+    fn has_snapshot(files: &Files) -> bool {
+        files.shelf.open().expect("nobody has touched it").is_some()
+    }
+
+    /// The store with a snapshot in it, as a sandbox's owner finds it.
+    fn with_snapshot(home: &std::path::Path) -> Files {
+        let maker = files(home, Purpose::Snapshot);
+        maker.shelf.make().expect("writable");
+        maker.grant(&Wish::KeepSnapshot(Bytes(0))).expect("writable");
+        files(home, Purpose::Sandbox)
     }
 
     #[test]
@@ -194,11 +240,10 @@ mod tests {
         let home = tempfile::tempdir().expect("a directory for the test");
         let files = files(home.path(), Purpose::Snapshot);
         files.shelf.make().expect("writable");
-        assert!(files.shelf.open().is_none());
-        files.grant(&Wish::KeepSnapshot(Bytes(5))).expect("writable");
-        assert!(files.shelf.open().is_some());
-        files.grant(&Wish::DiscardSnapshot).expect("writable");
-        assert!(files.shelf.open().is_none());
+        assert!(!has_snapshot(&files));
+        files.grant(&Wish::KeepSnapshot(Bytes(0))).expect("writable");
+        assert!(has_snapshot(&files));
+        assert!(files.grant(&Wish::DiscardSnapshot).is_err(), "it is another purpose's wish");
     }
 
     #[test]
@@ -207,7 +252,22 @@ mod tests {
         let files = files(home.path(), Purpose::Sandbox);
         files.shelf.make().expect("writable");
         assert!(files.grant(&Wish::KeepSnapshot(Bytes(5))).is_err());
-        assert!(files.shelf.open().is_none());
+        assert!(!has_snapshot(&files));
+    }
+
+    #[test]
+    fn a_snapshot_is_discarded_once_and_only_before_the_guest_may_be_a_sandboxs() {
+        let home = tempfile::tempdir().expect("a directory for the test");
+        let files = with_snapshot(home.path());
+        files.grant(&Wish::DiscardSnapshot).expect("writable");
+        assert!(!has_snapshot(&files));
+
+        with_snapshot(home.path());
+        assert!(files.grant(&Wish::DiscardSnapshot).is_err() && has_snapshot(&files), "the second time");
+
+        let files = with_snapshot(home.path());
+        files.grant(&Wish::CloseStore).expect("it is always granted");
+        assert!(files.grant(&Wish::DiscardSnapshot).is_err() && has_snapshot(&files), "it is too late");
     }
 
     #[test]

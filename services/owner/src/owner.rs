@@ -18,6 +18,7 @@ use crate::{
     clock,
     outside::Outside,
     stopwatch::{Lap, Stopwatch},
+    voice::Voice,
 };
 
 /// A guest that several requests may touch, one at a time, on threads that may block.
@@ -63,6 +64,7 @@ pub struct Owner {
     /// This process, as the host counts.
     pub pid: u32,
     pub outside: Outside,
+    pub voice: Voice,
     pub monitor: Arc<dyn Monitor>,
     pub started: clock::Started,
     /// Held by a request that changes the stage, so that two cannot mix.
@@ -130,7 +132,7 @@ pub fn check(spec: &OwnerSpec) -> Result<(), SpecError> {
 }
 
 impl Owner {
-    pub fn new(prepared: Prepared, pid: u32, outside: Outside) -> Self {
+    pub fn new(prepared: Prepared, pid: u32, outside: Outside, voice: Voice) -> Self {
         let Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started } = prepared;
         let (ending, endings) = tokio::sync::mpsc::channel(16);
         let stage = match spec.start_when {
@@ -144,6 +146,7 @@ impl Owner {
             snapshot_key,
             pid,
             outside,
+            voice,
             monitor: monitor.into(),
             started,
             changing: AsyncMutex::new(()),

@@ -12,8 +12,9 @@ use std::{
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use omnirun_agent_api::{Personalise, Private};
-use omnirun_vmm_api::owner::{
-    self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage, StartWhen,
+use omnirun_vmm_api::{
+    Purpose,
+    owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage, StartWhen},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
@@ -122,6 +123,9 @@ async fn start(owner: &Owner) -> Handled {
 /// Gives the guest to a sandbox: personalises it, then counts from here.
 async fn claim(owner: &Owner, wish: Claim) -> Result<Claimed, No> {
     let _changing = owner.changing.lock().await;
+    if owner.spec.purpose == Purpose::Snapshot {
+        return Err(No::conflict("for_snapshot", "the guest was booted for a snapshot, and is nobody's"));
+    }
     let agent = {
         let life = owner.life();
         match (&life.tenancy, life.stage) {

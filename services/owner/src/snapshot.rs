@@ -51,7 +51,7 @@ async fn write(owner: &Owner) -> Result<Snapshotted, No> {
     match done {
         Some(Ok(())) => {}
         Some(Err(error)) => {
-            crate::complain(&error);
+            owner.voice.complain(&error);
             return Err(internal("the monitor could not take the snapshot"));
         }
         None => return Err(internal("the guest has ended")),

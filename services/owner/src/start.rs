@@ -1,10 +1,10 @@
 //! Bringing the guest to life: restored from the template's snapshot, or booted, each with a limit.
 
-use std::{io::Write, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{io, sync::Arc, sync::Mutex, sync::PoisonError, time::Duration};
 
 use omnirun_vmm_api::{
     MonitorError, Purpose, SnapshotFiles,
-    owner::{Stage, StartFrom, StartWhen},
+    owner::{EndReason, Stage, StartFrom, StartWhen},
 };
 use tokio::sync::oneshot;
 
@@ -12,6 +12,7 @@ use crate::{
     agent::{self, Agent, AgentError},
     clock,
     owner::{Owner, SharedGuest},
+    voice::with_causes,
 };
 
 /// Boots tried: a boot that hangs is killed and tried once more.
@@ -31,9 +32,41 @@ pub enum StartError {
     /// There is no snapshot and a boot was not wanted.
     #[error("the template has no snapshot for this shape")]
     NoSnapshot,
+    /// It ended before its agent answered, and not because it was told to.
+    #[error("{why}")]
+    Ended {
+        /// In the monitor's words.
+        why: String,
+        /// For whoever reports it.
+        reason: EndReason,
+    },
+    /// The keeper does not answer.
+    #[error("cannot tell the keeper that the guest is up")]
+    Keeper(#[source] io::Error),
     /// A thread of ours ended.
     #[error("the start was interrupted")]
     Interrupted,
+}
+
+impl StartError {
+    /// How the guest has ended.
+    pub fn end_reason(&self) -> EndReason {
+        match self {
+            Self::Ended { reason, .. } => *reason,
+            _ => EndReason::StartFailed,
+        }
+    }
+
+    /// Whether another boot may do better: this one has not ended for a reason that would be the same again.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Agent(_))
+    }
+
+    /// Whether the snapshot that it was restored from is at fault, and will be for everybody. One whose guest is slow, or which
+    /// the kernel does not take at the moment, may be good.
+    fn is_of_snapshot(&self) -> bool {
+        matches!(self, Self::Monitor(MonitorError::BadFile { .. }))
+    }
 }
 
 /// A guest whose agent answers.
@@ -48,6 +81,10 @@ pub struct Alive {
 pub async fn start(owner: &Arc<Owner>) -> Result<oneshot::Receiver<()>, StartError> {
     let since = wait_for_the_word(owner).await;
     let alive = restore_or_boot(owner).await?;
+    if owner.spec.purpose == Purpose::Sandbox {
+        // Before any sandbox can have the guest.
+        owner.outside.close_store().map_err(StartError::Keeper)?;
+    }
     let mut life = owner.life();
     life.stage = Stage::Ready;
     life.started_from = Some(alive.from);
@@ -76,8 +113,12 @@ async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
             Some(files) => match bring_up(owner, Some(files)).await {
                 Ok(alive) => return Ok(alive),
                 Err(error) if wish == StartFrom::Snapshot => return Err(error),
-                // A snapshot that does not come to life is of no use to the next one either.
-                Err(_) => owner.outside.discard_snapshot(),
+                Err(error) => {
+                    owner.voice.say(&format!("the guest is booted instead: {}", with_causes(&error)));
+                    if error.is_of_snapshot() {
+                        owner.outside.discard_snapshot();
+                    }
+                }
             },
             None if wish == StartFrom::Snapshot => return Err(StartError::NoSnapshot),
             None => {}
@@ -87,7 +128,10 @@ async fn restore_or_boot(owner: &Arc<Owner>) -> Result<Alive, StartError> {
     loop {
         match bring_up(owner, None).await {
             Ok(alive) => return Ok(alive),
-            Err(StartError::Agent(_)) if tried < BOOTS_MAX => tried += 1,
+            Err(error) if error.may_pass() && tried < BOOTS_MAX => {
+                tried += 1;
+                owner.voice.say(&format!("the guest is booted again: {}", with_causes(&error)));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -116,20 +160,32 @@ async fn bring_up(owner: &Arc<Owner>, snapshot: Option<SnapshotFiles>) -> Result
     });
     let (guest, port) = started.await.map_err(|_| StartError::Interrupted)??;
     owner.runs.send_replace(true);
-    let (agent, hung_up) = agent::connect(port).await?;
-    let outcome = agent.wait_alive(limit).await;
-    if let Err(error) = outcome {
-        owner.life().guest = None;
-        let end = move || {
-            let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
-            let why = guest.why_ended();
-            let _ = guest.kill();
-            why
-        };
-        if let Ok(Some(why)) = tokio::task::spawn_blocking(end).await {
-            let _ = writeln!(std::io::stderr(), "omnirun vmm: {why}");
-        }
-        return Err(error.into());
+    let answered = async {
+        let (agent, hung_up) = agent::connect(port).await?;
+        agent.wait_alive(limit).await?;
+        Ok((agent, hung_up))
+    };
+    match answered.await {
+        Ok((agent, hung_up)) => Ok(Alive { guest, agent, hung_up, from }),
+        Err(error) => Err(give_up(owner, guest, error).await),
     }
-    Ok(Alive { guest, agent, hung_up, from })
+}
+
+/// Ends a guest whose agent does not answer; answers with the better reason.
+async fn give_up(owner: &Owner, guest: SharedGuest, error: AgentError) -> StartError {
+    owner.life().guest = None;
+    let end = move || {
+        let mut guest = guest.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = (guest.why_ended(), guest.end_reason());
+        let _ = guest.kill();
+        ended
+    };
+    match tokio::task::spawn_blocking(end).await {
+        Ok((Some(why), reason)) if reason.is_failure() => StartError::Ended { why, reason },
+        Ok((why, _)) => {
+            why.inspect(|why| owner.voice.say(why));
+            error.into()
+        }
+        Err(_) => error.into(),
+    }
 }

@@ -195,6 +195,12 @@ impl Monitor for Kvm {
         Ok(format!("kvm.{}.{}", env!("CARGO_PKG_VERSION"), snapshot::VERSION))
     }
 
+    fn processor(&self) -> String {
+        let words = cpuid::fingerprint(&self.supported);
+        let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        format!("{:08x}", crc32fast::hash(&bytes))
+    }
+
     fn place(&self) -> Place {
         Place::ThisProcess
     }

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use omnirun_vmm_api::{ImageFiles, MemoryMib, TemplateDigests, Vcpus};
+use omnirun_vmm_api::{ImageFiles, MemoryMib, Monitor, MonitorError, TemplateDigests, Vcpus};
 
 /// A template of a store, with its files there.
 #[derive(Debug, Clone)]
@@ -18,7 +18,16 @@ pub struct Template {
     pub digests: TemplateDigests,
     /// Where that is.
     pub files: ImageFiles,
+    store: PathBuf,
     directory: PathBuf,
+}
+
+/// The name of a snapshot, which says what it is good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotKey {
+    name: String,
+    /// The part that those have in common of which only one is of use.
+    end: String,
 }
 
 /// A template cannot be used.
@@ -45,20 +54,20 @@ impl Template {
         if name.is_empty() || name.starts_with('.') || !name.bytes().all(is_plain) {
             return Err(StoreError::BadName);
         }
-        let directory = store.join("templates").join(name);
+        let directory = Path::new("templates").join(name);
         let missing = |path: &Path, source| StoreError::Missing { path: path.to_owned(), source };
-        let described = directory.join("template.json");
+        let described = store.join(&directory).join("template.json");
         let text = fs::read(&described).map_err(|error| missing(&described, error))?;
         let digests = serde_json::from_slice(&text).map_err(|error| missing(&described, error.into()))?;
         let files = ImageFiles {
             kernel: store.join("kernel/vmlinux"),
             initramfs: store.join("initramfs.cpio"),
-            root: directory.join("root.sqfs"),
+            root: store.join(&directory).join("root.sqfs"),
         };
         for path in [&files.kernel, &files.initramfs, &files.root] {
             fs::metadata(path).map_err(|error| missing(path, error))?;
         }
-        Ok(Self { digests, files, directory })
+        Ok(Self { digests, files, store: store.to_owned(), directory })
     }
 
     /// Names in a store that have a description, in order. A store that is missing has none.
@@ -72,16 +81,93 @@ impl Template {
         names
     }
 
-    /// The directory of this template's snapshots.
+    /// The store.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// The directory of this template's snapshots, seen from the store's.
     pub fn snapshots(&self) -> PathBuf {
         self.directory.join("snapshot")
     }
 
-    /// Names a snapshot by everything that it depends on: the files, the program that restores it, and the shape.
-    /// Two keys that differ only before the last two parts replace each other.
-    pub fn snapshot_key(&self, monitor: &str, vcpus: Vcpus, memory: MemoryMib) -> String {
-        let short = |digest: &str| digest.chars().take(12).collect::<String>();
+    /// Names a snapshot by everything that it depends on: the files, the program that restores it, the kind of processor, and
+    /// the shape.
+    pub fn snapshot_key(
+        &self,
+        monitor: &dyn Monitor,
+        vcpus: Vcpus,
+        memory: MemoryMib,
+    ) -> Result<SnapshotKey, MonitorError> {
         let TemplateDigests { kernel, initramfs, root, .. } = &self.digests;
-        format!("{}-{}-{}-{monitor}-c{}-m{}", short(kernel), short(initramfs), short(root), vcpus.0, memory.0)
+        let short = |digest: &str| digest.chars().take(12).collect::<String>();
+        let made_of = [short(kernel), short(initramfs), short(root), monitor.identity()?].join("-");
+        let end = format!("-{}-c{}-m{}", monitor.processor(), vcpus.0, memory.0);
+        Ok(SnapshotKey { name: made_of + &end, end })
+    }
+}
+
+impl SnapshotKey {
+    /// The name of its directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a snapshot of this name was made for the same shape and processor of older files, or by an older monitor:
+    /// nothing asks for it any more. Hosts with other processors may share the store, so theirs stay.
+    pub fn replaces(&self, other: &str) -> bool {
+        other.ends_with(&self.end) && other != self.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use omnirun_vmm_api::{Guest, SnapshotFiles, VmSpec};
+
+    use super::*;
+
+    struct On(&'static str, &'static str);
+
+    impl Monitor for On {
+        fn identity(&self) -> Result<String, MonitorError> {
+            Ok(self.0.to_owned())
+        }
+
+        fn processor(&self) -> String {
+            self.1.to_owned()
+        }
+
+        fn start(&self, _: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {
+            unreachable!("no guest is started")
+        }
+
+        fn restore(&self, _: &VmSpec, _: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError> {
+            unreachable!("no guest is started")
+        }
+    }
+
+    fn key(initramfs: &str, monitor: &On, memory: u32) -> SnapshotKey {
+        let text = |text: &str| text.to_owned();
+        let digests = TemplateDigests {
+            name: text("base"),
+            kernel: text("k"),
+            initramfs: text(initramfs),
+            root: text("r"),
+        };
+        let nowhere = ImageFiles { kernel: "k".into(), initramfs: "i".into(), root: "r".into() };
+        let template = Template { digests, files: nowhere, store: "/".into(), directory: "base".into() };
+        template.snapshot_key(monitor, Vcpus(1), MemoryMib(memory)).expect("it has a name")
+    }
+
+    #[test]
+    fn a_snapshot_replaces_those_of_older_files_and_monitors_and_of_no_other_processor_or_shape() {
+        let newest = key("new", &On("kvm.2", "amd"), 128);
+        for older in [key("old", &On("kvm.2", "amd"), 128), key("new", &On("kvm.1", "amd"), 128)] {
+            assert!(newest.replaces(older.name()), "{older:?}");
+        }
+        for other in [&newest, &key("new", &On("kvm.2", "intel"), 128), &key("new", &On("kvm.2", "amd"), 256)]
+        {
+            assert!(!newest.replaces(other.name()), "{other:?}");
+        }
     }
 }

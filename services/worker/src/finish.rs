@@ -45,9 +45,13 @@ fn reason(end: EndReason) -> StopReason {
         EndReason::Killed | EndReason::NotNeeded => StopReason::Requested,
         EndReason::HostStopped => StopReason::HostDrained,
         EndReason::EndTime => StopReason::TimedOut,
-        EndReason::GuestExited | EndReason::AgentLost | EndReason::StartFailed | EndReason::Snapshotted => {
-            StopReason::GuestDied
-        }
+        EndReason::GuestExited
+        | EndReason::AgentLost
+        | EndReason::StartFailed
+        | EndReason::Snapshotted
+        | EndReason::RuleBroken
+        | EndReason::MonitorFailed
+        | EndReason::NetworkLost => StopReason::GuestDied,
     }
 }
 
@@ -85,7 +89,10 @@ pub async fn report(context: &Context, id: SandboxId) -> Result<(), FinishError>
     let mut drafts = Vec::new();
     let stopped = match &guest {
         _ if !has_run => never_ran(&sandbox, context.now()),
-        Some((_, guest @ Guest { life: Life::Ended(Some(left)), .. })) => {
+        Some((vm, guest @ Guest { life: Life::Ended(Some(left)), .. })) => {
+            if left.reason.is_failure() {
+                tracing::error!(sandbox = %id, vm = %vm, reason = ?left.reason, "a guest was ended by a fault: its owner has said which");
+            }
             let stopped = stopped(&sandbox, guest, left);
             let period = meter::period(meter::age(&left.usage), context.config.meter_every).saturating_add(1);
             let reading = UsageMetered { period, observed_at: stopped.stopped_at, meter: stopped.meter };

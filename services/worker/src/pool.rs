@@ -1,14 +1,15 @@
 //! The warm pool: guests that wait for a claim, a few of each template, and the snapshots that they are restored from.
 //!
 //! An owner process restores its template's snapshot where there is a fitting one and boots otherwise. So a guest that had to be booted tells
-//! that the snapshot is missing, and one is made then, once for each start of the worker.
+//! that the snapshot is missing, and one is made then: see [`snapshots`].
 //!
 //! Beside each pool of guests that are restored by our own monitor waits a spare: an owner process in its jail that has made its machine, which is
 //! most of a restore, and no guest yet. A guest that is taken from the pool is replaced from it at once, and a sandbox that finds the pool empty
 //! gets it.
 
-use std::collections::HashSet;
-use std::time::Duration;
+mod snapshots;
+
+use std::time::{Duration, Instant};
 
 use omnirun_vmm_api::MonitorChoice;
 use omnirun_vmm_api::owner::{EndReason, StartFrom};
@@ -16,12 +17,16 @@ use omnirun_vmm_api::owner::{EndReason, StartFrom};
 use crate::context::Context;
 use crate::guests::{Guest, Kind, Life, Role};
 use crate::place::{Origin, VmId};
+use snapshots::{Outcome, Snapshots};
 
 /// How long a guest may take to wait in the pool; see [`crate::start`].
 const READY_WAIT_MAX: Duration = Duration::from_secs(75);
 
 /// Time before the pool is filled again after a guest did not come to life.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often the pool is looked at where nothing changes.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 /// Guests of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub fn emptiest(shelves: &[Shelf]) -> Option<usize> {
 /// Keeps the pool filled, one guest after the other so that sandboxes that are being started come first.
 pub async fn run(context: Context) {
     let mut changes = context.guests.changes();
-    let mut snapshots = HashSet::new();
+    let mut snapshots = Snapshots::default();
     loop {
         changes.borrow_and_update();
         let kinds = kinds(&context);
@@ -51,9 +56,10 @@ pub async fn run(context: Context) {
         if context.is_draining() {
             return;
         }
-        if let Some(kind) = booted(&context).into_iter().find(|kind| !snapshots.contains(kind)) {
-            snapshots.insert(kind.clone());
-            make_snapshot(&context, &kind).await;
+        snapshots.note_booted(booted(&context));
+        if let Some(kind) = snapshots.due(Instant::now()) {
+            let outcome = make_snapshot(&context, &kind).await;
+            snapshots.tried(&kind, outcome, Instant::now());
         } else if let Some(place) = emptiest(&shelves) {
             if !fill(&context, &kinds[place].0).await {
                 tokio::time::sleep(RETRY).await;
@@ -64,8 +70,13 @@ pub async fn run(context: Context) {
             if !lay_in_spare(&context, kind).await {
                 tokio::time::sleep(RETRY).await;
             }
-        } else if changes.changed().await.is_err() {
-            return;
+        } else {
+            let due = snapshots.next_due().map(|at| at.saturating_duration_since(Instant::now()));
+            // At the latest when a snapshot is due.
+            let changed = tokio::time::timeout(due.unwrap_or(LOOK_EVERY), changes.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                return;
+            }
         }
     }
 }
@@ -82,13 +93,13 @@ fn shelf(context: &Context, kind: &Kind, wanted: u32) -> Shelf {
     Shelf { wanted, present }
 }
 
-/// Kinds of the default shape of which a living guest had to be booted.
-fn booted(context: &Context) -> Vec<Kind> {
+/// Living guests of the default shape that had to be booted.
+fn booted(context: &Context) -> Vec<(VmId, Kind)> {
     let guests = context.guests.all().into_iter();
     guests
         .filter(|(_, guest)| guest.from == Some(StartFrom::Boot) && guest.role != Role::Snapshot)
-        .filter_map(|(_, guest)| guest.kind)
-        .filter(|kind| kind.shape == context.config.default_shape)
+        .filter_map(|(vm, guest)| Some((vm, guest.kind?)))
+        .filter(|(_, kind)| kind.shape == context.config.default_shape)
         .collect()
 }
 
@@ -158,8 +169,8 @@ async fn is_ready(context: &Context, vm: &VmId) -> bool {
 }
 
 /// Boots a guest that belongs to nobody and makes a snapshot of it. Without one, guests are booted: slower, and right.
-async fn make_snapshot(context: &Context, kind: &Kind) {
-    let Ok(vm) = VmId::random(Origin::Demand) else { return };
+async fn make_snapshot(context: &Context, kind: &Kind) -> Outcome {
+    let Ok(vm) = VmId::random(Origin::Demand) else { return Outcome::Failed };
     let started = context.guests.start(&vm, Role::Snapshot, kind).await;
     let is_up = started.is_ok() && is_ready(context, &vm).await;
     let owner = context.guests.get(&vm).and_then(|guest| guest.owner);
@@ -176,6 +187,7 @@ async fn make_snapshot(context: &Context, kind: &Kind) {
     if let Err(error) = context.guests.end(&vm, EndReason::NotNeeded).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "a snapshot's guest has not ended");
     }
+    if is_made { Outcome::Made } else { Outcome::Failed }
 }
 
 /// Ends every guest that waits.

@@ -1,10 +1,11 @@
 //! An owner process with its guest, as the worker starts it: `omnirun-owner` from the initramfs, spec on its standard
-//! input, HTTP/2 over its socket.
+//! input, HTTP/2 over its socket, and standard error in a file, as where a worker's log is one.
 
 use std::{
+    fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
+    os::unix::fs::{OpenOptionsExt, symlink},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -39,6 +40,7 @@ pub fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 pub struct Owner {
     pub process: Child,
     pub state: PathBuf,
+    said: PathBuf,
     requests: http2::SendRequest<Full<Bytes>>,
 }
 
@@ -46,7 +48,8 @@ impl Drop for Owner {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.state);
+        let _ = fs::remove_dir_all(&self.state);
+        let _ = fs::remove_file(&self.said);
     }
 }
 
@@ -81,7 +84,7 @@ impl Owner {
     pub async fn wait_ready(&mut self) -> Result<()> {
         let since = Instant::now();
         while self.status().await?.stage == Stage::Starting {
-            ensure!(since.elapsed() < LIMIT, "the guest does not answer");
+            ensure!(since.elapsed() < LIMIT, "the guest does not answer: {:?}", self.complaints());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
@@ -102,7 +105,7 @@ impl Owner {
     }
 
     /// How far the guest behind a socket is, whoever started it.
-    pub async fn stage_of(socket: &std::path::Path) -> Result<Stage> {
+    pub async fn stage_of(socket: &Path) -> Result<Stage> {
         let mut requests = shake(tokio::net::UnixStream::connect(socket).await?).await?;
         let request = Request::get("http://owner/owner/status").body(Full::new(Bytes::new()))?;
         let answer = tokio::time::timeout(LIMIT, requests.send_request(request)).await??;
@@ -115,9 +118,10 @@ impl Owner {
         let mut spec = spec(name);
         change(&mut spec);
         let state = spec.state_dir.clone();
+        let said = PathBuf::from(format!("/tmp/{name}.log"));
         let mut process = Command::new(PROGRAM)
             .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(File::create(&said)?)
             .spawn()
             .context("cannot start the owner")?;
         process.stdin.take().context("no standard input")?.write_all(&serde_json::to_vec(&spec)?)?;
@@ -125,10 +129,10 @@ impl Owner {
             Ok(requests) => requests,
             Err(error) => {
                 let _ = process.kill();
-                return Err(error.context(complaints(&mut process)));
+                return Err(error.context(complaints(&said)));
             }
         };
-        Ok(Self { process, state, requests })
+        Ok(Self { process, state, said, requests })
     }
 
     /// Gives the guest to a sandbox.
@@ -172,15 +176,20 @@ impl Owner {
     }
 
     /// What the process, which has ended, said on standard error.
-    pub fn complaints(&mut self) -> String {
-        complaints(&mut self.process)
+    pub fn complaints(&self) -> String {
+        complaints(&self.said)
+    }
+
+    /// What is left of a guest whose process has ended.
+    pub fn left(&self) -> Result<Final> {
+        Ok(serde_json::from_slice(&fs::read(self.state.join(FINAL))?)?)
     }
 
     /// The answer, or what was left where the process was gone before the answer was: either is what a worker gets.
     async fn end(&mut self) -> Result<Final> {
         let answer = self.ask("POST", "/owner/kill", &json!({})).await;
-        ensure!(self.wait()?.success(), "the owner ended badly: {}", complaints(&mut self.process));
-        answer.or_else(|_| Ok(serde_json::from_slice(&std::fs::read(self.state.join(FINAL))?)?))
+        ensure!(self.wait()?.success(), "the owner ended badly: {}", self.complaints());
+        answer.or_else(|_| self.left())
     }
 
     /// A process that has hung up ends by itself, or is helped to.
@@ -214,16 +223,14 @@ impl Owner {
             Ok(Ok((status, text))) => bail!("{method} {path}: {status} {}", String::from_utf8_lossy(&text)),
             Ok(Err(error)) => {
                 self.wait_end().await;
-                Err(anyhow::Error::from(error)
-                    .context(complaints(&mut self.process))
-                    .context(format!("{method} {path}")))
+                Err(anyhow::Error::from(error).context(self.complaints()).context(format!("{method} {path}")))
             }
             Err(_) => bail!("{method} {path}: no answer"),
         }
     }
 }
 
-async fn connect(socket: &std::path::Path, process: &mut Child) -> Result<http2::SendRequest<Full<Bytes>>> {
+async fn connect(socket: &Path, process: &mut Child) -> Result<http2::SendRequest<Full<Bytes>>> {
     let since = Instant::now();
     loop {
         if let Ok(stream) = tokio::net::UnixStream::connect(socket).await {
@@ -241,16 +248,31 @@ async fn shake(stream: tokio::net::UnixStream) -> Result<http2::SendRequest<Full
     Ok(requests)
 }
 
-/// What a process that has ended said on standard error.
-fn complaints(process: &mut Child) -> String {
-    let mut text = String::new();
-    if let Some(mut errors) = process.stderr.take() {
-        let _ = errors.read_to_string(&mut text);
-    }
+/// What a process has said on standard error.
+fn complaints(said: &Path) -> String {
+    let mut text = fs::read_to_string(said).unwrap_or_default();
     if text.contains("system call") {
         text.push_str(&last_refused_call().unwrap_or_default());
     }
-    format!("the owner said {:?}", text.trim())
+    text
+}
+
+/// A store that is the lab's but for one file.
+pub fn store_with(path: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let store = PathBuf::from("/tmp/other-store");
+    let _ = fs::remove_dir_all(&store);
+    let files =
+        ["kernel/vmlinux", "initramfs.cpio", "templates/base/root.sqfs", "templates/base/template.json"];
+    for name in files {
+        let at = store.join(name);
+        fs::create_dir_all(at.parent().context("it is in the store")?)?;
+        if name == path {
+            fs::write(at, bytes)?;
+        } else {
+            symlink(Path::new(STORE).join(name), at)?;
+        }
+    }
+    Ok(store)
 }
 
 /// What the kernel's log says about the last system call that a filter refused (its audit records of type 1326).
@@ -265,7 +287,7 @@ pub fn kernel_log() -> Vec<String> {
 
 fn read_kernel_log() -> Option<Vec<String>> {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let mut log = std::fs::File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").ok()?;
+    let mut log = File::options().read(true).custom_flags(nonblocking).open("/dev/kmsg").ok()?;
     let mut record = [0; 8192];
     let mut records = Vec::new();
     // Each reading is one record (Linux' Documentation/ABI/testing/dev-kmsg).

@@ -1,12 +1,40 @@
-//! An initramfs: cpio archives in the "newc" form of Linux' Documentation/driver-api/early-userspace/buffer-format.rst.
+//! What an initramfs is made of, and where else that can be put. Archives are cpio archives in the "newc" form of Linux' Documentation/driver-api/early-userspace/buffer-format.rst.
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
 /// stat(2): directory and regular file, with the rights that are used here.
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+
+/// Where files can be put: an archive, or a directory of this machine.
+pub trait Tree {
+    /// Adds an empty directory.
+    fn directory(&mut self, name: &str) -> Result<()>;
+    /// Adds a file of this machine, which everybody may read and run.
+    fn file(&mut self, name: &str, path: &Path) -> Result<()>;
+}
+
+/// A directory.
+pub struct Folder(pub PathBuf);
+
+impl Tree for Folder {
+    fn directory(&mut self, name: &str) -> Result<()> {
+        Ok(fs::create_dir_all(self.0.join(name))?)
+    }
+
+    fn file(&mut self, name: &str, path: &Path) -> Result<()> {
+        let at = self.0.join(name);
+        fs::copy(path, &at).with_context(|| format!("cannot copy {}", path.display()))?;
+        Ok(fs::set_permissions(at, fs::Permissions::from_mode(PROGRAM & 0o777))?)
+    }
+}
 
 /// An archive being written.
 pub struct Archive<W: Write> {
@@ -18,17 +46,6 @@ impl<W: Write> Archive<W> {
     /// An empty one.
     pub fn new(out: W) -> Self {
         Self { out, entries: 0 }
-    }
-
-    /// Adds an empty directory.
-    pub fn directory(&mut self, name: &str) -> Result<()> {
-        self.entry(name, DIRECTORY, b"")
-    }
-
-    /// Adds a file of this machine, which everybody may read and run.
-    pub fn file(&mut self, name: &str, path: &Path) -> Result<()> {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        self.entry(name, PROGRAM, &bytes)
     }
 
     /// Ends the archive.
@@ -57,6 +74,17 @@ impl<W: Write> Archive<W> {
     /// Everything begins at a multiple of four.
     fn pad(&mut self, written: usize) -> Result<()> {
         Ok(self.out.write_all(&[0; 3][..written.next_multiple_of(4) - written])?)
+    }
+}
+
+impl<W: Write> Tree for Archive<W> {
+    fn directory(&mut self, name: &str) -> Result<()> {
+        self.entry(name, DIRECTORY, b"")
+    }
+
+    fn file(&mut self, name: &str, path: &Path) -> Result<()> {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        self.entry(name, PROGRAM, &bytes)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::archive::Archive;
+use super::archive::{Archive, Folder, Tree};
 
 /// The one target for which static programs are built; naming it keeps build scripts and macros dynamic.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -25,20 +25,40 @@ pub enum Server {
 
 /// Builds the programs and packs them with the images. Answers where.
 pub fn make(root: &Path, server: Server) -> Result<PathBuf> {
-    let built = build(root)?;
-    let images = root.join(".data/images");
     let place = root.join("target/lab");
     fs::create_dir_all(&place)?;
     let path = place.join("initramfs.cpio");
     let mut archive = Archive::new(BufWriter::new(fs::File::create(&path)?));
+    fill(&mut archive, root, &place)?;
+    if server == Server::With {
+        add_server(&mut archive, root)?;
+    }
+    archive.finish()?;
+    Ok(path)
+}
+
+/// Puts the same into a directory, but for the whole program. Answers where.
+pub fn make_directory(root: &Path) -> Result<PathBuf> {
+    let place = root.join("target/lab");
+    let path = place.join("root");
+    if path.exists() {
+        fs::remove_dir_all(&path)?;
+    }
+    fs::create_dir_all(&path)?;
+    fill(&mut Folder(path.clone()), root, &place)?;
+    Ok(path)
+}
+
+fn fill(archive: &mut impl Tree, root: &Path, place: &Path) -> Result<()> {
+    let built = build(root)?;
+    let images = root.join(".data/images");
     for name in ["dev", "proc", "sys", "tmp", "modules", "bench", "images", "images/kernel"] {
         archive.directory(name)?;
     }
     archive.directory("images/templates")?;
     archive.directory("images/templates/base")?;
     archive.file("init", &built.join("omnirun-lab"))?;
-    archive.file("bench/initramfs.cpio", &make_small(&place.join("bench.cpio"), &built, None)?)?;
-    archive.file("bench/hostile.cpio", &make_small(&place.join("hostile.cpio"), &built, Some("hostile"))?)?;
+    archive.file("bench/initramfs.cpio", &make_small(&place.join("bench.cpio"), &built)?)?;
     archive.file("omnirun-bare", &built.join("omnirun-bare"))?;
     archive.file("omnirun-owner", &built.join("omnirun-owner"))?;
     let modules = root.join(".data/lab/modules");
@@ -51,15 +71,11 @@ pub fn make(root: &Path, server: Server) -> Result<PathBuf> {
     {
         archive.file(&format!("images/{name}"), &images.join(name))?;
     }
-    if server == Server::With {
-        add_server(&mut archive, root)?;
-    }
-    archive.finish()?;
-    Ok(path)
+    Ok(())
 }
 
 /// The program as it is released, with the libraries that it is linked with, where it looks for them.
-fn add_server(archive: &mut Archive<BufWriter<fs::File>>, root: &Path) -> Result<()> {
+fn add_server(archive: &mut impl Tree, root: &Path) -> Result<()> {
     // Of the whole workspace, so that what it shares with the tests is built once.
     let mut cargo = Command::new("cargo");
     crate::output(
@@ -85,21 +101,24 @@ fn add_server(archive: &mut Archive<BufWriter<fs::File>>, root: &Path) -> Result
     Ok(())
 }
 
-/// An initramfs of a guest that is not booted for an agent: the same program, which finds no images there, and a
-/// directory that tells it what it is for.
-fn make_small(path: &Path, built: &Path, mark: Option<&str>) -> Result<PathBuf> {
+/// An initramfs of a guest that is not booted for an agent: the same program, which finds no images there. The cases append
+/// to it what it is for.
+fn make_small(path: &Path, built: &Path) -> Result<PathBuf> {
     let mut archive = Archive::new(BufWriter::new(fs::File::create(path)?));
     archive.file("init", &built.join("omnirun-lab"))?;
-    mark.map_or(Ok(()), |mark| archive.directory(mark))?;
     archive.finish()?;
     Ok(path.to_owned())
 }
 
-/// The digest of the kernel that the guests boot, and the lab too.
-pub fn kernel_digest(root: &Path) -> Result<String> {
+/// The kernel that the guests boot, and the lab too: its package, the version of that, and its digest.
+pub fn kernel(root: &Path) -> Result<String> {
     let text = fs::read(root.join(".data/images/templates/base/template.json"))?;
     let described: serde_json::Value = serde_json::from_slice(&text)?;
-    Ok(described["kernel"].as_str().unwrap_or("unknown").to_owned())
+    let digest = described["kernel"].as_str().context("the template names no kernel")?;
+    let package = fs::read_to_string(root.join(".data/images/kernel/version"))?;
+    // Its third word is the digest of the package.
+    let named: Vec<_> = package.split_whitespace().take(2).collect();
+    Ok(format!("{}, sha256 {digest}", named.join(" ")))
 }
 
 fn build(root: &Path) -> Result<PathBuf> {

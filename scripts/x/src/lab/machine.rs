@@ -86,6 +86,16 @@ impl Machine<'_> {
     }
 }
 
+/// What runs the lab, by its package where that is known.
+pub fn version() -> Result<String> {
+    let said = crate::output(Command::new("qemu-system-x86_64").arg("--version"))?;
+    let version = said.lines().next().unwrap_or_default().trim().to_owned();
+    let mut dpkg = Command::new("dpkg-query");
+    let package =
+        crate::output(dpkg.args(["--show", "--showformat=${Package} ${Version}", "qemu-system-x86"]));
+    Ok(package.map_or(version.clone(), |package| format!("{version}, package {package}")))
+}
+
 struct Running {
     process: Child,
     lines: Receiver<String>,

@@ -3,7 +3,7 @@
 use crate::bench::numbers::print_table;
 
 /// Prints what the lines `bench NAME = VALUE` say, in the order in which the names came first.
-pub fn print(lines: &[String]) {
+pub fn print(title: &str, lines: &[String]) {
     let rows: Vec<Vec<String>> = collect(lines)
         .into_iter()
         .map(|(name, mut values)| {
@@ -12,7 +12,6 @@ pub fn print(lines: &[String]) {
             vec![name, values.len().to_string(), at(0), at(values.len() / 2), at(values.len() - 1)]
         })
         .collect();
-    let title = "In the lab, where a millisecond is a million instructions";
     print_table(title, &["what", "runs", "least", "median", "most"], &rows);
 }
 

@@ -21,6 +21,7 @@ async fn guests_restored_from_one_snapshot_share_no_identity_and_no_randomness()
     })
     .await;
     let claim = json!({"sandbox_id": "s", "hostname": "s"});
+    assert_eq!(template.refused("POST", "/owner/claim", &claim).await, (409, "for_snapshot".to_owned()));
     let left_behind = store().join("templates/base/snapshot/left-behind.4194305");
     std::fs::create_dir_all(&left_behind).expect("the store is ours");
     let made: Snapshotted = template.ask("POST", "/owner/snapshot", &Value::Null).await;

@@ -11,3 +11,5 @@ mod files;
 mod identity;
 
 mod lifetime;
+
+mod refusals;

@@ -8,12 +8,17 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{Bytes, Millis, NetworkSpec, VmSpec};
+use crate::{Bytes, Millis, NetworkSpec, VmSpec, owner::EndReason};
 
 /// Starts guests.
 pub trait Monitor: Send + Sync {
     /// Names the exact program that restores snapshots: its kind and version. A snapshot is good for this one only.
     fn identity(&self) -> Result<String, MonitorError>;
+
+    /// Names the kind of processor that snapshots are good on; where it does not matter, every processor is of one kind.
+    fn processor(&self) -> String {
+        "any".to_owned()
+    }
 
     /// Where guests run.
     fn place(&self) -> Place {
@@ -74,6 +79,11 @@ pub trait Guest: Send {
     /// Why the guest has ended, in a sentence, where the monitor knows; it names nothing of what ran in it.
     fn why_ended(&self) -> Option<String> {
         None
+    }
+
+    /// The same for whoever reports it, once it has ended: by itself, unless the monitor knows better.
+    fn end_reason(&self) -> EndReason {
+        EndReason::GuestExited
     }
 
     /// Process id of the monitor where it is a process of its own.

@@ -236,12 +236,23 @@ pub enum EndReason {
     StartFailed,
     /// It was booted for a snapshot, and that was made.
     Snapshotted,
+    /// It broke a rule of one of its devices.
+    RuleBroken,
+    /// The host's kernel could not run it any further.
+    MonitorFailed,
+    /// The host's interface that its network device led to was removed.
+    NetworkLost,
 }
 
 impl EndReason {
     /// Whether a caller may give this reason; the others are the owner's own observations.
     pub fn is_for_callers(self) -> bool {
         matches!(self, Self::Killed | Self::HostStopped | Self::NotNeeded)
+    }
+
+    /// Whether something broke that should not have: the exit code of its owner is not 0 then, and standard error says what it was.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::StartFailed | Self::RuleBroken | Self::MonitorFailed | Self::NetworkLost)
     }
 }
 

@@ -8,7 +8,9 @@ use std::{
 
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{VcpuFd, VmFd};
-use omnirun_vmm_api::{Bytes, Guest, MemoryMib, MonitorError, Purpose, SnapshotFiles, Stats, Vcpus, VmSpec};
+use omnirun_vmm_api::{
+    Bytes, Guest, MemoryMib, MonitorError, Purpose, SnapshotFiles, Stats, Vcpus, VmSpec, owner::EndReason,
+};
 
 use super::{
     CONSOLE_MAX, Kvm,
@@ -261,6 +263,15 @@ impl Guest for KvmGuest {
 
     fn why_ended(&self) -> Option<String> {
         self.ended.reason().map(End::to_string)
+    }
+
+    fn end_reason(&self) -> EndReason {
+        match self.ended.reason() {
+            Some(End::Fault(_)) => EndReason::RuleBroken,
+            Some(End::Kvm(_)) => EndReason::MonitorFailed,
+            Some(End::TapVanished(_)) => EndReason::NetworkLost,
+            Some(End::Stopped | End::Killed) | None => EndReason::GuestExited,
+        }
     }
 
     fn process_id(&self) -> Option<u32> {

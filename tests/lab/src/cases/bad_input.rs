@@ -3,8 +3,8 @@
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::symlink, process::CommandExt},
-    path::{Path, PathBuf},
+    os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Stdio},
     time::Instant,
 };
@@ -32,7 +32,7 @@ pub fn kvm_works() -> Result<String> {
 }
 
 /// What an owner that ends by itself says, and how.
-fn refusal(user: Option<u32>, change: impl FnOnce(&mut OwnerSpec)) -> Result<(Option<i32>, String)> {
+pub fn refusal(user: Option<u32>, change: impl FnOnce(&mut OwnerSpec)) -> Result<(Option<i32>, String)> {
     let mut spec = owner::spec("bad-input");
     change(&mut spec);
     let mut command = Command::new(owner::PROGRAM);
@@ -46,24 +46,6 @@ fn refusal(user: Option<u32>, change: impl FnOnce(&mut OwnerSpec)) -> Result<(Op
     ensure!(is_clean, "{left:?} is left behind");
     let _ = fs::remove_dir_all(&spec.state_dir);
     Ok((ended.status.code(), String::from_utf8(ended.stderr)?.trim().to_owned()))
-}
-
-/// A store that is the lab's but for one file.
-fn store_with(path: &str, bytes: &[u8]) -> Result<PathBuf> {
-    let store = PathBuf::from("/tmp/bad-store");
-    let _ = fs::remove_dir_all(&store);
-    let files =
-        ["kernel/vmlinux", "initramfs.cpio", "templates/base/root.sqfs", "templates/base/template.json"];
-    for name in files {
-        let at = store.join(name);
-        fs::create_dir_all(at.parent().context("it is in the store")?)?;
-        if name == path {
-            fs::write(at, bytes)?;
-        } else {
-            symlink(Path::new(STORE).join(name), at)?;
-        }
-    }
-    Ok(store)
 }
 
 /// Files of the wrong kind, or cut.
@@ -82,14 +64,14 @@ pub fn files_are_refused() -> Result<String> {
         ("templates/base/root.sqfs", &root[..1 << 20], "it is cut short"),
     ];
     for (name, bytes, reason) in &cases {
-        let store = store_with(name, bytes)?;
+        let store = owner::store_with(name, bytes)?;
         let (code, said) = refusal(None, |spec| spec.store = store)?;
-        let is_told = said.contains(&format!("cannot use /tmp/bad-store/{name}: "))
+        let is_told = said.contains(&format!("cannot use /tmp/other-store/{name}: "))
             && said.contains(reason)
             && said.contains("make it again with scripts/guest-image");
         ensure!(code == Some(1) && is_told && said.lines().count() == 1, "{code:?} {said}");
     }
-    fs::remove_dir_all("/tmp/bad-store")?;
+    fs::remove_dir_all("/tmp/other-store")?;
     Ok(format!("{0} of {0}", cases.len()))
 }
 

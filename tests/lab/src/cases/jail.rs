@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm::kvm::jail::cgroup;
-use omnirun_vmm_api::owner::{EndReason, FINAL, Final, SOCKET};
+use omnirun_vmm_api::owner::{EndReason, SOCKET};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::snapshot::{self, from_snapshot};
@@ -99,6 +99,11 @@ pub fn nothing_of_the_host_is_left() -> Result<String> {
         let (pid, other_pid) = (owner.status().await?.owner_pid, other.status().await?.owner_pid);
         ensure!(pid != owner.process.id(), "the owner is its own keeper");
         let process = Process::new(pid);
+        // Standard error of its keeper is a file, which it must not have.
+        let keepers = Process::new(owner.process.id()).link("fd/2")?;
+        ensure!(keepers == Path::new("/tmp/jailed.log"), "the keeper speaks into {}", keepers.display());
+        let own = process.link("fd/2")?;
+        ensure!(own.to_string_lossy().starts_with("pipe:"), "it speaks into {}", own.display());
         check_sight(&process)?;
         let threads = check_rights(&process)?;
         let user =
@@ -106,6 +111,9 @@ pub fn nothing_of_the_host_is_left() -> Result<String> {
         ensure!(user(&process)? != user(&Process::new(other_pid))?, "two guests have one user");
         check_files(&process)?;
         let cgroup = check_cgroup(&process, "jailed")?;
+        // The lab's store is in memory, and its worker says so.
+        let missing = cgroup::missing(Path::new(owner::STORE));
+        ensure!(missing == ["io"], "{missing:?} cannot be limited");
         owner.kill().await?;
         other.kill().await?;
         ensure!(!cgroup.exists(), "its cgroup is left");
@@ -227,6 +235,5 @@ fn signal(pid: u32, signal: Signal) -> Result<()> {
 }
 
 fn reason(owner: &Owner) -> Result<EndReason> {
-    let left: Final = serde_json::from_slice(&fs::read(owner.state.join(FINAL))?)?;
-    Ok(left.reason)
+    Ok(owner.left()?.reason)
 }

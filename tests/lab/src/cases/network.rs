@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm_api::{
     MacAddress, NetworkSpec,
-    owner::{FINAL, OwnerSpec, StartFrom},
+    owner::{EndReason, FINAL, OwnerSpec, StartFrom},
 };
 
 use crate::{
@@ -91,10 +91,11 @@ pub fn a_vanished_tap_is_named() -> Result<String> {
         tap.remove()?;
         let status = owner.wait()?;
         let complaint = owner.complaints();
-        ensure!(
-            complaint.contains("the host's tap lab1") && complaint.contains("has vanished"),
-            "{status}: {complaint}"
-        );
+        let is_told = complaint.starts_with("omnirun vmm: vanishing: the host's tap lab1")
+            && complaint.contains("has vanished")
+            && complaint.lines().count() == 1;
+        ensure!(status.code() == Some(1) && is_told, "{status}: {complaint}");
+        ensure!(owner.left()?.reason == EndReason::NetworkLost, "the reason is {:?}", owner.left()?.reason);
         let files: Vec<_> =
             std::fs::read_dir(&owner.state)?.flatten().map(|entry| entry.file_name()).collect();
         ensure!(files == [FINAL], "{files:?} are left");

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     io::Read,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, symlink},
     path::{Path, PathBuf},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -17,6 +17,7 @@ use omnirun_vmm_api::{
 };
 use serde_json::Value;
 
+use super::bad_input::refusal;
 use crate::owner::{self, Owner, STORE};
 
 /// Makes the template's snapshot for a shape; answers with its directory.
@@ -191,15 +192,57 @@ pub fn refusals() -> Result<String> {
             );
         }
         fs::write(&state, &whole)?;
-        let file = fs::File::options().write(true).open(&memory)?;
+        let file = fs::File::options().read(true).write(true).open(&memory)?;
         let length = file.metadata()?.len();
+        let mut end = [0; 4096];
+        file.read_exact_at(&mut end, length - 4096)?;
         file.write_all_at(&[0xff; 16], length - 4096 + 16)?;
         let said = refused(|_| ()).await?;
         ensure!(said.contains("/memory") && said.contains("another state file"), "another memory: {said}");
         file.set_len(length - 4096)?;
-        let said = refused(|_| ()).await?;
-        ensure!(said.contains("/memory") && said.contains("cut short"), "a cut memory: {said}");
-        fs::remove_dir_all(directory)?;
-        Ok("8 of 8".to_owned())
+        refused_at_once(&memory, "it is cut short")?;
+        file.write_all_at(&end, length - 4096)?;
+        tampered(&directory)?;
+        fs::write(&state, changed(whole.len() / 2, 4))?;
+        boots_instead(&directory).await?;
+        Ok("11 of 11".to_owned())
     })
+}
+
+/// Before anything is made for the guest: a file that is not the one that was put there.
+fn refused_at_once(path: &Path, reason: &str) -> Result<()> {
+    let (code, said) = refusal(None, from_snapshot)?;
+    let is_told = said.starts_with(&format!("omnirun vmm: bad-input: cannot use {}: ", path.display()))
+        && said.contains(reason)
+        && said.contains("remove the snapshot's directory")
+        && said.lines().count() == 1;
+    ensure!(code == Some(2) && is_told, "{}: {code:?} {said}", path.display());
+    Ok(())
+}
+
+/// A file of the host in the place of one of the snapshot's, and the description of another snapshot; as it was afterwards.
+fn tampered(directory: &Path) -> Result<()> {
+    // On the store's own file system, so that it can be moved there.
+    const OUTSIDE: &str = "/outside";
+    let (memory, meta) = (directory.join("memory"), directory.join("meta.json"));
+    fs::rename(&memory, OUTSIDE)?;
+    symlink(OUTSIDE, &memory)?;
+    refused_at_once(&memory, "a symbolic link is on its path")?;
+    fs::remove_file(&memory)?;
+    fs::rename(OUTSIDE, &memory)?;
+    let described = fs::read_to_string(&meta)?;
+    fs::write(&meta, described.replacen("-c1-m128", "-c1-m256", 1))?;
+    refused_at_once(&meta, "it is of another snapshot")?;
+    Ok(fs::write(&meta, described)?)
+}
+
+/// Whoever would as well have a boot is told why it is one, and the damaged snapshot goes.
+async fn boots_instead(directory: &Path) -> Result<()> {
+    let mut owner = Owner::start("instead", |spec| spec.start_from = StartFrom::Auto).await?;
+    ensure!(owner.status().await?.started_from == Some(StartFrom::Boot), "it was restored");
+    let said = owner.complaints();
+    let begin = "omnirun vmm: instead: the guest is booted instead: ";
+    ensure!(said.starts_with(begin) && said.contains("it is damaged"), "it said {said:?}");
+    ensure!(!directory.exists(), "the damaged snapshot stays");
+    owner.kill().await.map(drop)
 }

@@ -30,6 +30,8 @@ const MEMORY_PER_TABLES: u64 = 128;
 /// From the disk that holds the templates, in a second.
 const READ_BYTES_MAX: u64 = 256 << 20;
 const READS_MAX: u64 = 20_000;
+/// The file of that limit.
+const READS: &str = "io.max";
 
 /// A guest's cgroup. Dropping it removes it, which needs its process to be gone.
 pub struct Cgroup {
@@ -47,12 +49,29 @@ impl Drop for Cgroup {
 }
 
 /// Which kinds of limits this host cannot set, in the order of their names; all of them where it has no hierarchy of
-/// version 2 that can be written to.
-pub fn missing() -> Vec<&'static str> {
+/// version 2 that can be written to. Reads are limited only where the template store `disk` is on a disk that can be, which is
+/// tried in a cgroup of its own.
+pub fn missing(disk: &Path) -> Vec<&'static str> {
     let is_writable = || rustix::fs::access(ROOT, rustix::fs::Access::WRITE_OK).is_ok();
     let offered = fs::read_to_string(Path::new(ROOT).join("cgroup.controllers")).unwrap_or_default();
     let offered = if is_writable() { offered } else { String::new() };
-    CONTROLLERS.into_iter().filter(|name| !offered.split_whitespace().any(|other| other == *name)).collect()
+    let is_offered = |name: &str| offered.split_whitespace().any(|other| other == name);
+    let is_had = |name: &&str| is_offered(name) && (*name != "io" || limits_reads(disk));
+    CONTROLLERS.into_iter().filter(|name| !is_had(name)).collect()
+}
+
+/// Whether reads from this disk can be limited.
+fn limits_reads(disk: &Path) -> bool {
+    let tried = || {
+        let limit = read_limit(&whole_disk(disk)?);
+        let ours = Path::new(ROOT).join(OURS);
+        prepare(&ours).ok()?;
+        let path = ours.join(format!("trial-{}", std::process::id()));
+        make_directory(&path).ok()?;
+        let written = write(&path.join(READS), &limit);
+        fs::remove_dir(path).and(written).ok()
+    };
+    tried().is_some()
 }
 
 /// Removes the cgroups without a process that keepers which were killed have left. One that is younger than `age` stays: a guest may be about
@@ -106,8 +125,8 @@ impl Cgroup {
         let made = Self { directory: File::open(&path)?, path: Some(path.clone()) };
         for (file, value) in limits {
             match write(&path.join(file), value) {
-                // Of a controller that this host does not have, or a disk that cannot be limited.
-                Err(error) if error.kind() == io::ErrorKind::NotFound || *file == "io.max" => {}
+                // Of a controller that this host does not have, or a disk that cannot be limited: see [`missing`].
+                Err(error) if error.kind() == io::ErrorKind::NotFound || *file == READS => {}
                 other => other?,
             }
         }
@@ -164,16 +183,25 @@ fn limits(shape: Shape, disk: Option<&str>) -> Vec<(&'static str, String)> {
         ("pids.max", rights::THREADS_MAX.to_string()),
     ];
     if let Some(disk) = disk {
-        limits.push(("io.max", format!("{disk} rbps={READ_BYTES_MAX} riops={READS_MAX}")));
+        limits.push((READS, read_limit(disk)));
     }
     limits
 }
 
-/// The numbers of the disk that a path is on, as sysfs has them; a partition's own cannot be limited.
+fn read_limit(disk: &str) -> String {
+    format!("{disk} rbps={READ_BYTES_MAX} riops={READS_MAX}")
+}
+
+/// The numbers of the disk that a path is on. None where it is on none, as in memory, or on several.
 fn whole_disk(path: &Path) -> Option<String> {
     let device = fs::metadata(path).ok()?.dev();
     let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-    let described = Path::new("/sys/dev/block").join(&numbers);
+    whole_disk_of(Path::new("/sys/dev/block"), numbers)
+}
+
+/// As sysfs has them; a partition's own cannot be limited.
+fn whole_disk_of(blocks: &Path, numbers: String) -> Option<String> {
+    let described = blocks.join(&numbers);
     if described.join("partition").exists() {
         return Some(fs::read_to_string(described.join("../dev")).ok()?.trim().to_owned());
     }
@@ -197,5 +225,24 @@ mod tests {
         assert_eq!(value("memory.max"), ((128 + 1 + 64) << 20).to_string());
         assert_eq!((value("memory.swap.max"), value("pids.max")), ("0", "128"));
         assert!(value("io.max").starts_with("8:0 rbps="));
+    }
+
+    /// Files of sysfs are found through links to the devices' own directories.
+    #[test]
+    fn a_partition_is_limited_as_its_disk_and_what_is_no_disk_is_not() {
+        let sys = tempfile::tempdir().expect("a directory for the test");
+        let (blocks, disk) = (sys.path().join("dev/block"), sys.path().join("devices/sda"));
+        fs::create_dir_all(&blocks).expect("writable");
+        fs::create_dir_all(disk.join("sda1")).expect("writable");
+        fs::write(disk.join("dev"), "8:0\n").expect("writable");
+        fs::write(disk.join("sda1/partition"), "1\n").expect("writable");
+        for (numbers, device) in [("8:0", "sda"), ("8:1", "sda/sda1")] {
+            let target = Path::new("../../devices").join(device);
+            std::os::unix::fs::symlink(target, blocks.join(numbers)).expect("writable");
+        }
+        let found = |numbers: &str| whole_disk_of(&blocks, numbers.to_owned());
+        assert_eq!(found("8:0").as_deref(), Some("8:0"));
+        assert_eq!(found("8:1").as_deref(), Some("8:0"));
+        assert_eq!(found("0:35"), None, "a file system in memory, or one on several disks");
     }
 }

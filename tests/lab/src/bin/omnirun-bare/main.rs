@@ -26,15 +26,10 @@ use omnirun_vmm_api::{
     Guest, ImageFiles, MemoryBacking, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec,
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
-
 /// The template store in the initramfs.
 const STORE: &str = "/images";
 /// The initramfs whose process 1 does nothing but say that it runs.
 const BENCH_INITRAMFS: &str = "/bench/initramfs.cpio";
-
-/// The one whose process 1 is hostile.
-const HOSTILE_INITRAMFS: &str = "/bench/hostile.cpio";
 
 /// A guest is idle when it was seen so often to use less than this between two looks.
 const IDLE_LOOKS: u32 = 5;
@@ -42,7 +37,7 @@ const IDLE_LOOK_EVERY: Duration = Duration::from_millis(50);
 const IDLE_MS: u64 = 5;
 const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Runs one of the modes: `init FIFO`, `hostile`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`, each also
+/// Runs one of the modes: `init FIFO`, `snapshot DIR MIB`, `restore DIR MIB`, `pooled DIR MIB`, each also
 /// after the word `jailed`; `refused LIST CALL`, which has a filter refuse a system call; and `memory`, which takes and gives
 /// back memory in a jail.
 fn main() -> Result<ExitCode> {
@@ -89,16 +84,6 @@ fn run(mode: &[&str], door: Option<Door>) -> Result<()> {
             let mut kvm = kvm.with_console(Path::new(fifo))?;
             confine(&mut kvm, &spec, door)?;
             hold(&mut *kvm.start(&spec)?)
-        }
-        ["hostile"] => {
-            let mut files = files()?;
-            files.initramfs = HOSTILE_INITRAMFS.into();
-            let spec = spec(files, MemoryMib(128));
-            confine(&mut kvm, &spec, door)?;
-            let guest = kvm.start(&spec)?;
-            let limit = rustix::time::Timespec { tv_sec: 200, tv_nsec: 0 };
-            poll(&mut [PollFd::new(&guest.ended()?, PollFlags::IN)], Some(&limit))?;
-            say(&guest.why_ended().unwrap_or_default())
         }
         ["snapshot", directory, memory] => snapshot(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
         [how @ ("restore" | "pooled"), directory, memory] => {
