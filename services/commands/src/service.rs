@@ -211,7 +211,7 @@ impl CommandService {
                 self.erase_account(envelope, whose, operator, reason).await
             }
             Command::RotateMasterKey => self.rotate_on_demand(envelope.actor).await,
-            Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
+            Command::RecordOperator { whose, acted } => self.record_operator(envelope, whose, acted).await,
             Command::CloseStatement { account, statement } => {
                 self.close_statement(envelope, *account, statement).await
             }

@@ -90,7 +90,10 @@ pub enum Outcome {
         keys: u64,
     },
     /// What an operator did is on the log.
-    OperatorRecorded,
+    OperatorRecorded {
+        /// Whose account it is done for.
+        account: AccountId,
+    },
     /// The month is closed, now or by an earlier try.
     StatementClosed,
     /// The correction stands.
