@@ -14,11 +14,12 @@ async fn an_operator_exports_an_account_and_leaves_who_and_why() -> Result<()> {
     let session = world.sign_in("p17@example.org").await?;
     let account = session.get("/account").await?.expect(200)?["id"].as_str().expect("an id").to_owned();
     let file = world.directory().join("export.zip").to_string_lossy().into_owned();
-    let export = async |account: &str, to: &str| {
-        let who = ["--operator", "somebodyAtTheDesk", "--reason", "request 4711"];
+    let export_because = async |account: &str, to: &str, reason: &str| {
+        let who = ["--operator", "somebodyAtTheDesk", "--reason", reason];
         let arguments = [&["account", "export", account, "--to", to], &who[..]].concat();
         ops(&world.data(), &arguments).await
     };
+    let export = async |account: &str, to: &str| export_because(account, to, "request 4711").await;
     let (exit, said) = export(&account, &file).await?;
     assert_eq!(exit, 0, "{said}");
     let archive = Unpacked::of(&std::fs::read(&file)?)?;
@@ -29,8 +30,23 @@ async fn an_operator_exports_an_account_and_leaves_who_and_why() -> Result<()> {
     let (exit, said) = export(&nobody, &format!("{file}.2")).await?;
     assert!(exit == 2 && said.contains("there is no account"), "{said}");
 
+    let (exit, said) = export("nobody@example.org", &format!("{file}.2")).await?;
+    assert!(exit == 2 && said.contains("there is no account"), "{said}");
+    for naming in ["p17@example.org asked", &format!("for {account}"), &account.to_uppercase()] {
+        let (exit, said) = export_because(&account, &format!("{file}.2"), naming).await?;
+        assert!(exit == 2 && said.contains("stay"), "what names the person may not stay on the log: {said}");
+    }
+    // What a request by mail brings is its sender's address.
+    let by_address = format!("{file}.3");
+    let (exit, said) = export("P17@example.org", &by_address).await?;
+    assert_eq!(exit, 0, "{said}");
+    let archive = Unpacked::of(&std::fs::read(&by_address)?)?;
+    assert_eq!(archive.json("account.json")?["id"], account);
+    assert!(!std::fs::exists(format!("{file}.2"))?, "what was refused leaves no file");
+
     let (exit, text) = ops(&world.data(), &["tail", "--json", "--from", "1", "--filter", "sys.ops"]).await?;
     assert_eq!(exit, 0, "{text}");
+    assert_eq!(text.lines().count(), 2, "each export is written down, and what was refused is not");
     let acts: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let act = &acts[0]["events"][0]["body"];
     assert_eq!(

@@ -223,7 +223,9 @@ impl CommandService {
             Command::PlanRetention => self.plan_retention(envelope.actor).await,
             Command::ApplyRetention { plan } => self.apply_retention(envelope.actor, *plan).await,
             Command::ChangePlan { account, plan } => self.change_plan(envelope, *account, plan).await,
-            Command::RecordOperator { acted } => self.record_operator(envelope, acted).await,
+            Command::RecordOperator { whose, acted } => {
+                self.record_operator(envelope, whose.as_ref(), acted).await
+            }
             Command::CloseStatement { account, statement } => {
                 self.close_statement(envelope, *account, statement).await
             }

@@ -168,6 +168,7 @@ pub(crate) struct Manifest {
     pub exported_at: String,
     /// Fingerprint of the root key that every signature in here leads back to.
     pub root_key: String,
+    #[schema(inline)]
     pub files: Vec<ListedFile>,
 }
 
@@ -191,7 +192,8 @@ pub(crate) fn schemas() -> Vec<(&'static str, Vec<u8>)> {
         ("sandbox", of::<ExportedSandbox>()),
         ("usage", of::<ExportedUsage>()),
         ("record", of::<ExportedRecord>()),
-        ("manifest-file", of::<ListedFile>()),
+        ("manifest", of::<Manifest>()),
+        ("manifest-signature", of::<ManifestSignature>()),
     ];
     let text = |schema| {
         let mut schema = json!(schema);
@@ -199,4 +201,21 @@ pub(crate) fn schemas() -> Vec<(&'static str, Vec<u8>)> {
         format!("{schema:#}\n").into_bytes()
     };
     all.into_iter().map(|(name, schema)| (name, text(schema))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_object_has_a_schema_that_stands_by_itself() {
+        let names: Vec<&str> = schemas().iter().map(|(name, _)| *name).collect();
+        let kinds = ["account", "token", "sandbox", "usage", "record", "manifest", "manifest-signature"];
+        assert_eq!(names, kinds);
+        for (name, text) in schemas() {
+            let text = String::from_utf8(text).expect("it is JSON");
+            assert!(!text.contains("$ref"), "{name} leads elsewhere: {text}");
+            assert!(text.contains("\"properties\""), "{name} says nothing: {text}");
+        }
+    }
 }

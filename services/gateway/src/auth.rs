@@ -3,10 +3,11 @@
 pub mod cookie;
 pub(crate) mod last_used;
 pub mod origin;
+pub(crate) mod watched;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use omnirun_events::id::{AccountId, TokenId};
@@ -50,7 +51,7 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
         Access::Scope(scope) => Some(scope),
     };
     let (mut parts, body) = request.into_parts();
-    let caller = match authenticate(&app, &parts.method, &parts.headers).await {
+    let caller = match authenticate(&app, &parts).await {
         Ok(caller) => caller,
         Err(error) => return error.into_response(),
     };
@@ -69,15 +70,16 @@ const fn missing_scope() -> ApiError {
     )
 }
 
-async fn authenticate(app: &Shared, method: &Method, headers: &HeaderMap) -> Result<Caller, ApiError> {
+async fn authenticate(app: &Shared, parts: &Parts) -> Result<Caller, ApiError> {
     app.is_following()?;
+    let Parts { method, uri, headers, .. } = parts;
     let (text, prefix) = match from_headers(headers)? {
         Some(text) => (text, Prefix::Program),
         None => match cookie::find(headers) {
             cookie::Found::Nothing => return Err(ApiError::unauthenticated()),
             cookie::Found::Several => return Err(several_cookies()),
             cookie::Found::One(text) => {
-                origin::check(method, headers, app.config.origin.as_deref())?;
+                origin::check(method, uri, headers, app.config.origin.as_deref())?;
                 (text, Prefix::Session)
             }
         },
@@ -100,7 +102,7 @@ const fn several_cookies() -> ApiError {
         "ambiguous_cookie",
         "There are two session cookies; both are being cleared, sign in again.",
     )
-    .clearing_cookie()
+    .clearing_cookies()
 }
 
 /// The credential in `X-API-Key` or `Authorization: Bearer`. Never in the query: addresses end up in logs and histories.
@@ -136,17 +138,6 @@ fn look_up(app: &Shared, presented: &TokenText) -> Option<Result<Caller, ApiErro
         let (account, kind, scopes) = (token.account, token.kind, token.scopes.clone());
         Some(Ok(Caller { account, token: id, kind, scopes }))
     })
-}
-
-impl Shared {
-    /// Whether a credential that was good when its request began still is, as far as this gateway can tell.
-    pub(crate) fn is_still_valid(&self, token: TokenId) -> bool {
-        let now = self.now();
-        self.is_following().is_ok()
-            && self
-                .directory
-                .view(|directory, _| directory.tokens.get(token).is_some_and(|token| token.is_valid(now)))
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use omnirun_commands_api::{Code, Rejection, SendError};
 use omnirun_events::unit::{Millis, Seconds};
 use serde::Serialize;
 
-use crate::auth::cookie::CLEARING;
+use crate::auth::cookie::{CLEAR_SITE_DATA, CLEARING};
 
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +31,7 @@ pub struct ApiError {
 pub enum Cookie {
     /// Nothing.
     Keep,
-    /// The browser is told to forget it.
+    /// The browser is told to forget it, and every other cookie of this site, whatever domain and path they were set for.
     Clear,
 }
 
@@ -111,8 +111,8 @@ impl ApiError {
         )
     }
 
-    /// The same refusal that also clears the session cookie.
-    pub const fn clearing_cookie(mut self) -> Self {
+    /// The same refusal that also clears the cookies, those too that a neighbouring host has set for its whole domain.
+    pub const fn clearing_cookies(mut self) -> Self {
         self.cookie = Cookie::Clear;
         self
     }
@@ -134,6 +134,7 @@ impl IntoResponse for ApiError {
         }
         if self.cookie == Cookie::Clear {
             headers.append(header::SET_COOKIE, HeaderValue::from_static(CLEARING));
+            headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cookies\""));
         }
         response
     }

@@ -10,17 +10,14 @@ use omnirun_events::signing::Signer;
 use omnirun_events::unit::{Clock, Seconds, Timestamp};
 use omnirun_projections::{Directory, Usage};
 use omnirun_runner::Live;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::ask::CatchUp;
 use crate::auth::last_used::LastUsed;
 use crate::config::Config;
 use crate::data_path::DataPath;
+use crate::routes::export::Exports;
 use crate::sight::Sight;
-
-/// Exports that are made at once, at most.
-const EXPORTS_MAX: usize = 4;
 
 /// Renders the metrics of the process in Prometheus' text format.
 pub type MetricsHandle = metrics_exporter_prometheus::PrometheusHandle;
@@ -124,7 +121,7 @@ impl Gateway {
             data_path,
             catch_up,
             last_used,
-            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            exports: Arc::default(),
             sight,
             openapi,
         };
@@ -150,8 +147,7 @@ pub(crate) struct Shared {
     pub data_path: DataPath,
     pub catch_up: CatchUp,
     pub last_used: LastUsed,
-    /// Turns to make an export, which reads and checks a lot.
-    pub exports: Arc<Semaphore>,
+    pub exports: Arc<Exports>,
     pub sight: Sight,
     pub openapi: String,
 }

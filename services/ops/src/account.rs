@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use omnirun_commands_api::Commands;
-use omnirun_commands_api::command::Command;
+use omnirun_commands_api::command::{Command, Whose};
+use omnirun_commands_api::{Code, Commands, Outcome, SendError};
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::AccountId;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::Read;
 use omnirun_events::ops::OpsActed;
-use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::{Clock, Millis};
 use omnirun_export::Exporter;
 
@@ -26,7 +25,7 @@ const WITHIN: Millis = Millis(10_000);
 
 /// Where an export goes and what it is made with.
 pub(crate) struct Export {
-    pub account: AccountId,
+    pub whose: Whose,
     pub to: PathBuf,
     pub root: Digest,
     pub reader: Arc<dyn Read>,
@@ -36,24 +35,19 @@ pub(crate) struct Export {
 
 /// Writes the archive, for its owner alone. An existing file is not replaced; what broke off is removed.
 pub(crate) async fn export(export: Export, acted: OpsActed, out: &mut impl Write) -> anyhow::Result<Exit> {
-    let Export { account, to, root, reader, commands, clock } = export;
-    if reader.last(&SubjectKind::Account(account).into()).await?.is_none() {
-        bail!("there is no account {account}");
-    }
+    let Export { whose, to, root, reader, commands, clock } = export;
     let failed = || format!("cannot write {}", to.display());
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to).with_context(failed)?;
     let written = async {
         // First, so that nothing is handed out that nobody wrote down.
-        keys::ask(&*commands, &clock, Command::RecordOperator { acted }, WITHIN).await?;
-        let (commands, clock) = (commands.clone(), clock.clone());
+        let account = record(&*commands, &clock, whose, acted).await?;
         let exporter = Exporter { reader, commands, root, clock, actor: Actor::Operator };
-        let bytes = write(exporter, account, &mut file).await?;
-        file.sync_all()?;
+        let bytes = write(exporter, account, &mut file).await.with_context(failed)?;
+        file.sync_all().with_context(failed)?;
         anyhow::Ok(bytes)
     };
-    let written = written.await;
-    match written {
+    match written.await {
         Ok(bytes) => {
             writeln!(out, "written: {}, {bytes} bytes", to.display())?;
             writeln!(out, "Hand it to its owner by a way that only they can read, and delete it here.")?;
@@ -62,8 +56,28 @@ pub(crate) async fn export(export: Export, acted: OpsActed, out: &mut impl Write
         Err(error) => {
             // Half an archive is nobody's.
             drop(fs::remove_file(&to));
-            Err(error.context(failed()))
+            Err(error)
         }
+    }
+}
+
+/// Has it written down that the operator acts, and learns for which account.
+async fn record(
+    commands: &dyn Commands,
+    clock: &Clock,
+    whose: Whose,
+    acted: OpsActed,
+) -> anyhow::Result<AccountId> {
+    let whose = Some(whose);
+    match keys::ask(commands, clock, Command::RecordOperator { whose, acted }, WITHIN).await {
+        Ok(Outcome::OperatorRecorded { account: Some(account) }) => Ok(account),
+        Ok(_) => bail!("the commands service answered another command than was asked"),
+        Err(error) => match error.downcast_ref() {
+            Some(SendError::Rejected(rejection)) if rejection.code == Code::NotFound => {
+                bail!("there is no account of that id or address")
+            }
+            _ => Err(error),
+        },
     }
 }
 

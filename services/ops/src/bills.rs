@@ -5,7 +5,7 @@ use std::io::Write;
 
 use anyhow::bail;
 use clap::Args;
-use omnirun_commands_api::command::Command;
+use omnirun_commands_api::command::{Command, Whose};
 use omnirun_commands_api::{Commands, Outcome};
 use omnirun_events::billing::StatementCorrected;
 use omnirun_events::id::AccountId;
@@ -38,7 +38,7 @@ pub(crate) async fn change_plan(
     clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<Exit> {
-    record(by, Action::ChangePlan { plan: plan.clone() }, commands, clock).await?;
+    record(by, Some(account), Action::ChangePlan { plan: plan.clone() }, commands, clock).await?;
     match keys::ask(commands, clock, Command::ChangePlan { account, plan }, WITHIN).await? {
         Outcome::PlanChanged { from } => writeln!(out, "from: {}", from.day())?,
         _ => bail!("the commands service answered another command than was asked"),
@@ -56,7 +56,7 @@ pub(crate) async fn correct(
     out: &mut impl Write,
 ) -> anyhow::Result<Exit> {
     let StatementCorrected { start, correction, amount } = corrected.clone();
-    record(by, Action::CorrectStatement { correction, amount }, commands, clock).await?;
+    record(by, Some(account), Action::CorrectStatement { correction, amount }, commands, clock).await?;
     match keys::ask(commands, clock, Command::CorrectStatement { account, corrected }, WITHIN).await? {
         Outcome::StatementCorrected => writeln!(out, "corrected: the month from {}", start.day())?,
         _ => bail!("the commands service answered another command than was asked"),
@@ -64,17 +64,19 @@ pub(crate) async fn correct(
     Ok(Exit::Good)
 }
 
-/// Writes down who does what, before it is done.
+/// Writes down who does what, and to which account if it is about one, before it is done.
 pub(crate) async fn record(
     by: By,
+    account: Option<AccountId>,
     action: Action,
     commands: &dyn Commands,
     clock: &Clock,
 ) -> anyhow::Result<()> {
     let By { operator, reason } = by;
+    let whose = account.map(Whose::Account);
     let acted = OpsActed { operator, action, reason };
-    match keys::ask(commands, clock, Command::RecordOperator { acted }, WITHIN).await? {
-        Outcome::OperatorRecorded => Ok(()),
+    match keys::ask(commands, clock, Command::RecordOperator { whose, acted }, WITHIN).await? {
+        Outcome::OperatorRecorded { .. } => Ok(()),
         _ => bail!("the commands service answered another command than was asked"),
     }
 }

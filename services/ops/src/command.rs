@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use omnirun_commands_api::Commands;
+use omnirun_commands_api::command::Whose;
 use omnirun_events::billing::{Correction, StatementCorrected};
 use omnirun_events::id::{AccountId, HostId, KeyId};
 use omnirun_events::keys::Digest;
@@ -170,7 +171,8 @@ pub enum AccountCommand {
     /// Erase an account and everything of it, as DELETE /account does. It cannot be undone
     Erase {
         /// The account's id, or its address
-        account: String,
+        #[arg(value_name = "ACCOUNT", value_parser = text::parse_whose)]
+        whose: Whose,
         /// What you are called
         #[arg(long)]
         operator: String,
@@ -206,8 +208,9 @@ pub enum AccountCommand {
     },
     /// Write everything that is held about an account to a signed archive; asks the running commands service
     Export {
-        /// The account's id
-        account: AccountId,
+        /// The account's id, or its address
+        #[arg(value_name = "ACCOUNT", value_parser = text::parse_whose)]
+        whose: Whose,
         /// The file to write; it must not exist
         #[arg(long)]
         to: PathBuf,
@@ -387,16 +390,16 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             let corrected = StatementCorrected { start, correction: kind, amount: MicroCents(micro_cents) };
             bills::correct(account, corrected, by, &*commands, &context.clock, &mut context.out).await
         }
-        OpsCommand::Account { command: AccountCommand::Erase { account, operator, reason } } => {
+        OpsCommand::Account { command: AccountCommand::Erase { whose, operator, reason } } => {
             let commands = connect(&data, context).await?;
-            let wish = erase::Erase { account, operator, reason };
+            let wish = erase::Erase { whose, operator, reason };
             erase::run(wish, &*commands, &context.clock, &mut context.out).await
         }
-        OpsCommand::Account { command: AccountCommand::Export { account, to, operator, reason } } => {
+        OpsCommand::Account { command: AccountCommand::Export { whose, to, operator, reason } } => {
             let commands = connect(&data, context).await?;
             let reader = Source::find(&data, context).await?.read;
             let (root, clock) = (identity::pinned_root(&data)?, context.clock.clone());
-            let export = account::Export { account, to, root, reader, commands, clock };
+            let export = account::Export { whose, to, root, reader, commands, clock };
             let acted = OpsActed { operator, action: Action::ExportAccount, reason };
             account::export(export, acted, &mut context.out).await
         }

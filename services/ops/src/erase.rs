@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use anyhow::{Context as _, bail};
-use omnirun_commands_api::command::{Command, Personal, Whose};
+use anyhow::bail;
+use omnirun_commands_api::command::{Command, Whose};
 use omnirun_commands_api::{Commands, Outcome};
 use omnirun_events::unit::{Clock, Millis};
 
@@ -15,7 +15,7 @@ const WITHIN: Millis = Millis(15_000);
 
 /// What is asked for.
 pub(crate) struct Erase {
-    pub account: String,
+    pub whose: Whose,
     pub operator: String,
     pub reason: String,
 }
@@ -27,11 +27,7 @@ pub(crate) async fn run(
     clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<Exit> {
-    let Erase { account, operator, reason } = erase;
-    let whose = match account.contains('@') {
-        true => Whose::Address(Personal(account)),
-        false => Whose::Account(account.parse().context("an account is 26 characters, or an address")?),
-    };
+    let Erase { whose, operator, reason } = erase;
     let command = Command::EraseAccount { whose, operator, reason };
     let Outcome::AccountClosing { receipt, .. } = keys::ask(commands, clock, command, WITHIN).await? else {
         bail!("the commands service answered another command than was asked");

@@ -69,7 +69,7 @@ async fn apply(
     clock: &Clock,
     out: &mut impl Write,
 ) -> anyhow::Result<Exit> {
-    record(by, Action::ApplyRetention { plan }, commands, clock).await?;
+    record(by, None, Action::ApplyRetention { plan }, commands, clock).await?;
     match keys::ask(commands, clock, Command::ApplyRetention { plan }, WITHIN).await? {
         Outcome::RetentionApplied { records, sandboxes, keys } => {
             writeln!(out, "gone: {records} records, {sandboxes} sandboxes, {keys} keys of free text")?;

@@ -1,8 +1,9 @@
-//! Texts for and from an operator: positions, fingerprints. One place, so that every command prints and reads them alike.
+//! Texts for and from an operator: positions, fingerprints, accounts. One place, so that every command prints and reads them alike.
 
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use omnirun_commands_api::command::{Personal, Whose};
 use omnirun_events::billing::Correction;
 use omnirun_events::keys::Digest;
 use omnirun_events::log::{Position, Sequence};
@@ -30,6 +31,16 @@ pub(crate) fn parse_position(text: &str) -> Result<Position, String> {
         return Err("positions count from 1".to_owned());
     }
     Ok(Position { log, sequence })
+}
+
+/// An account by its address, or by its id. What is wrong with it is said without repeating it.
+pub(crate) fn parse_whose(text: &str) -> Result<Whose, String> {
+    if text.contains('@') {
+        return Ok(Whose::Address(Personal(text.to_owned())));
+    }
+    text.parse()
+        .map(Whose::Account)
+        .map_err(|_| "an account is an id of 26 characters, or an address".to_owned())
 }
 
 /// The root key that an operator names: its fingerprint, or a file that holds it.

@@ -51,6 +51,8 @@ pub enum ClientNetwork {
     V4([u8; 3]),
     /// The first 56 bits of an IPv6 address: what one household or office is given (RFC 6177 section 2).
     V6([u8; 7]),
+    /// Outside, and more cannot be told: all of these count as one.
+    Unknown,
 }
 
 impl ClientNetwork {
@@ -159,7 +161,7 @@ pub enum Command {
         email: Personal,
         /// SHA-256 of a secret that the asking page keeps, to bind the code to that page.
         bind: Option<[u8; 32]>,
-        /// Where it was asked from; none = on this machine, or it cannot be told.
+        /// Where it was asked from; none = on this machine.
         network: Option<ClientNetwork>,
     },
     /// Sign in: spend a try, compare, use the code up, open the account if there is none, and make the credential valid.
@@ -183,7 +185,7 @@ pub enum Command {
         account: AccountId,
         /// The address as it was typed.
         email: Personal,
-        /// Where it was asked from; none = on this machine, or it cannot be told.
+        /// Where it was asked from; none = on this machine.
         network: Option<ClientNetwork>,
     },
     /// Give an account another address: spend a try, compare, use the code up, and destroy the key of the address before.
@@ -298,8 +300,10 @@ pub enum Command {
         /// The name of the plan.
         plan: String,
     },
-    /// Write down that an operator acts on somebody's request. Only operators may ask for it.
+    /// Write down what an operator does, and learn which account it is about. Only operators may ask for it.
     RecordOperator {
+        /// Whose request, if it is about an account; not written down.
+        whose: Option<Whose>,
         /// Who, what and why.
         acted: OpsActed,
     },

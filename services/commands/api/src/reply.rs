@@ -115,7 +115,10 @@ pub enum Outcome {
         from: Timestamp,
     },
     /// What an operator did is on the log.
-    OperatorRecorded,
+    OperatorRecorded {
+        /// Whose account it is about, if it is about one.
+        account: Option<AccountId>,
+    },
     /// The month is closed, now or by an earlier try.
     StatementClosed,
     /// The correction stands.

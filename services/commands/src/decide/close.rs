@@ -2,7 +2,7 @@
 
 use omnirun_commands_api::{Code, Outcome, Rejection};
 use omnirun_events::account::AccountClosing;
-use omnirun_events::id::ReceiptId;
+use omnirun_events::id::{AccountId, ReceiptId};
 use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::subject::SubjectKind;
 use omnirun_projections::Directory;
@@ -33,12 +33,21 @@ impl Acting {
                 return Err(Rejection::new(Code::Invalid, message));
             }
             if text.contains('@') {
-                let message =
-                    format!("The {what} stays on the log after the erasure and may hold no address.");
+                let message = format!("The {what} stays on the log for good and may hold no address.");
                 return Err(Rejection::new(Code::Invalid, message));
             }
         }
         Ok(Self { operator: operator.to_owned(), reason: reason.to_owned() })
+    }
+
+    /// Refuses what names the account, which the record outlives.
+    pub fn must_not_name(&self, account: AccountId) -> Result<(), Rejection> {
+        let id = account.to_string();
+        if [&self.operator, &self.reason].into_iter().any(|text| text.to_lowercase().contains(&id)) {
+            let message = "The operator's name and the reason stay on the log and may not name the account.";
+            return Err(Rejection::new(Code::Invalid, message));
+        }
+        Ok(())
     }
 }
 

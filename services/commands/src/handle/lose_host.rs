@@ -14,8 +14,8 @@ use omnirun_projections::Directory;
 use omnirun_projections::sandboxes::Sandbox;
 use omnirun_runner::readings::last_reading;
 
-use super::operator::{is_said, unsaid};
 use crate::decide::Decision;
+use crate::decide::close::Acting;
 use crate::failure::Failure;
 use crate::service::CommandService;
 
@@ -30,16 +30,14 @@ impl CommandService {
         if envelope.actor != Actor::Operator {
             return Err(Rejection::new(Code::NotFound, "Only an operator gives up a host.").into());
         }
-        if !is_said(operator) || !is_said(reason) {
-            return Err(unsaid().into());
-        }
+        let Acting { operator, reason } = Acting::new(operator, reason)?;
         let draft = Draft {
             commit: CommitId::derive(envelope.id.as_bytes(), "commit"),
             subject: SubjectKind::Host(host).into(),
             at: (self.clock)(),
             actor: Actor::Operator,
             cause: None,
-            events: vec![HostLost { operator: operator.to_owned(), reason: reason.to_owned() }.into()],
+            events: vec![HostLost { operator, reason }.into()],
         };
         let decide = |directory: &Directory| {
             let known = directory.hosts.get(host);

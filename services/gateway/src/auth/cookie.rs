@@ -1,12 +1,15 @@
 //! The one cookie: `omnirun_token`, a browser's session.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
 /// Its name, which the privacy policy names.
 pub const NAME: &str = "omnirun_token";
 
 /// How a browser is told to forget it.
 pub const CLEARING: &str = "omnirun_token=; HttpOnly; Secure; SameSite=Strict; Path=/; Max-Age=0";
+
+/// The header by which a browser forgets more than that one cookie (W3C Clear Site Data).
+pub const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 /// What a request's `Cookie` headers hold of it.
 #[derive(Debug, PartialEq, Eq)]

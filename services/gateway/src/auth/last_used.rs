@@ -1,7 +1,8 @@
 //! When each credential was last used, in memory alone: an event for each request would be a diary of its owner.
 //!
-//! Each gateway knows what it has seen itself since its start. A session that it has not seen counts as used when it was made or when the
-//! gateway started, whichever is later, so that a restart signs nobody out.
+//! Each gateway knows what it has seen itself since its start, as far as its memory reaches. A session that it does not know of counts as used
+//! when it was made or at the time since when all are known, whichever is later, so that neither a restart nor a full memory signs anybody
+//! out.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,41 +18,46 @@ use crate::gateway::Shared;
 const REMEMBERED_MAX: usize = 100_000;
 
 /// When credentials were last used.
-pub(crate) struct LastUsed {
+pub(crate) struct LastUsed(Mutex<Known>);
+
+struct Known {
+    /// Whatever was used after this is in `at`.
     since: Timestamp,
-    at: Mutex<HashMap<TokenId, Timestamp>>,
+    at: HashMap<TokenId, Timestamp>,
 }
 
 impl LastUsed {
     /// Nothing is known from before `since`.
     pub fn new(since: Timestamp) -> Self {
-        Self { since, at: Mutex::default() }
+        Self(Mutex::new(Known { since, at: HashMap::new() }))
     }
 
     /// It is used at `now`.
     pub fn touch(&self, token: TokenId, now: Timestamp) {
-        let mut at = self.lock();
+        let mut known = self.lock();
+        let Known { since, at } = &mut *known;
         if at.len() >= REMEMBERED_MAX && !at.contains_key(&token) {
             let mut times: Vec<Timestamp> = at.values().copied().collect();
             let (_, middle, _) = times.select_nth_unstable(REMEMBERED_MAX / 2);
-            let middle = *middle;
-            at.retain(|_, time| *time > middle);
+            *since = (*since).max(*middle);
+            at.retain(|_, time| time > since);
         }
         at.insert(token, now);
     }
 
     /// When it was last used here; none if it was not.
     pub fn of(&self, token: TokenId) -> Option<Timestamp> {
-        self.lock().get(&token).copied()
+        self.lock().at.get(&token).copied()
     }
 
     /// For how long it has not been used here, as far as is known.
     fn unused_for(&self, token: TokenId, made_at: Timestamp, now: Timestamp) -> Millis {
-        now.since(self.of(token).unwrap_or(made_at.max(self.since)))
+        let known = self.lock();
+        now.since(known.at.get(&token).copied().unwrap_or(made_at.max(known.since)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TokenId, Timestamp>> {
-        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,6 +92,9 @@ mod tests {
         let all = REMEMBERED_MAX as u64 + 1;
         (0..all).for_each(|n| used.touch(token(n), Timestamp(n)));
         assert_eq!((used.of(token(0)), used.of(token(all - 1))), (None, Some(Timestamp(all - 1))));
-        assert!(used.lock().len() <= REMEMBERED_MAX);
+        assert!(used.lock().at.len() <= REMEMBERED_MAX);
+        // It was used at 7, which is forgotten, and at most so long ago as what is remembered.
+        let unused = used.unused_for(token(7), Timestamp(0), Timestamp(all));
+        assert!(unused <= Millis(all / 2 + 1), "who was forgotten is not signed out: {unused:?}");
     }
 }

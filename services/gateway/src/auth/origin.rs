@@ -1,8 +1,9 @@
 //! Where a browser's request comes from. A cookie counts only in requests that our own pages made, whatever their method: reading a
 //! stream of events across sites is as bad as a forged change.
 
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 
+use crate::client::host;
 use crate::error::ApiError;
 
 /// Fetch Metadata's header (W3C), which scripts cannot set.
@@ -10,11 +11,12 @@ pub const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// Refuses a request with a cookie that did not come from a page of ours, or from the address bar when it only reads. One that says
 /// nothing about where it comes from is refused too: every browser that keeps `SameSite` says it.
-pub fn check(method: &Method, headers: &HeaderMap, ours: Option<&str>) -> Result<(), ApiError> {
+pub fn check(method: &Method, uri: &Uri, headers: &HeaderMap, ours: Option<&str>) -> Result<(), ApiError> {
     let site = headers.get(SEC_FETCH_SITE).map(|value| value.as_bytes());
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let origin = headers.get(header::ORIGIN);
-    let same_origin = origin.map(|origin| is_ours(origin.to_str().unwrap_or_default(), headers, ours));
+    let same_origin =
+        origin.map(|origin| is_ours(origin.to_str().unwrap_or_default(), host(uri, headers), ours));
     match (site, same_origin) {
         (Some(b"same-origin"), None | Some(true)) => Ok(()),
         (Some(b"none"), None | Some(true)) if reads => Ok(()),
@@ -28,11 +30,10 @@ pub fn is_browser(headers: &HeaderMap) -> bool {
     headers.contains_key(SEC_FETCH_SITE)
 }
 
-fn is_ours(origin: &str, headers: &HeaderMap, ours: Option<&str>) -> bool {
+fn is_ours(origin: &str, host: Option<&str>, ours: Option<&str>) -> bool {
     match ours {
         Some(ours) => origin == ours,
         None => {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
             let named = origin.split_once("://").map(|(_, named)| named);
             named.is_some() && named == host
         }
@@ -58,7 +59,20 @@ mod tests {
         for (name, value) in pairs {
             headers.insert(*name, value.parse().expect("a header"));
         }
-        check(&method, &headers, None).is_ok()
+        check(&method, &Uri::from_static("/"), &headers, None).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_ours_over_http_2_has_no_host_header_and_may_use_the_cookie() {
+        let headers = |origin: &'static str| {
+            let pairs = [(SEC_FETCH_SITE, "same-origin"), ("origin", origin)];
+            HeaderMap::from_iter(pairs.map(|(name, value)| {
+                (header::HeaderName::from_static(name), header::HeaderValue::from_static(value))
+            }))
+        };
+        let uri = Uri::from_static("https://app.example/tokens");
+        assert!(check(&Method::POST, &uri, &headers("https://app.example"), None).is_ok());
+        assert!(check(&Method::POST, &uri, &headers("https://evil.example"), None).is_err());
     }
 
     #[test]

@@ -13,11 +13,11 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use omnirun_agent_api::Refusal;
 use omnirun_events::id::TokenId;
-use tokio::time::Interval;
 
 use super::{Cut, GuestRequest, Target, sandbox_ended};
+use crate::auth::watched::Watched;
 use crate::error::ApiError;
-use crate::gateway::{App, duration};
+use crate::gateway::App;
 
 /// What the client gets of a good answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const REFUSAL_BYTES: usize = 4096;
 /// How long a guest may take over a refusal.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
-/// Asks the guest and answers the client with what it says. `token` is looked at again while a stream runs.
+/// Asks the guest and answers the client with what it says, for as long as `token` is good.
 pub(crate) async fn relay(
     app: &App,
     target: &Target,
@@ -45,14 +45,20 @@ pub(crate) async fn relay(
     request: GuestRequest,
     shape: Shape,
 ) -> Result<Response, ApiError> {
-    let answer = app.data_path.request(target, request).await;
+    let mut watched = Watched::new(app, token);
+    let answer = tokio::select! {
+        biased;
+        error = watched.ended() => return Err(error),
+        answer = app.data_path.request(target, request) => answer,
+    };
     // A guest that has just ended breaks its connections; the client is told what happened.
     let answer = answer.map_err(|error| if ended(app, target) { sandbox_ended() } else { error })?;
     if !answer.status().is_success() {
         let error = refused(answer).await;
         return Err(if ended(app, target) { sandbox_ended() } else { error });
     }
-    let body = || body(app, token, shape, answer);
+    let limit = app.config.limits.answer.0;
+    let body = || watched.pass(pieces(shape, limit, answer.into_body()));
     let (kind, body) = match shape {
         Shape::Empty => {
             let mut response = Response::new(Body::empty());
@@ -105,54 +111,19 @@ async fn refused(answer: hyper::Response<Incoming>) -> ApiError {
     ApiError { status, code: refusal.code, message: refusal.message, ..bad }
 }
 
-/// An answer's body while it passes through.
-struct Passing {
-    body: Incoming,
-    /// Bytes that may still pass; none = no limit.
-    left: Option<u64>,
-    recheck: Interval,
-    app: App,
-    token: TokenId,
-}
-
-fn body(app: &App, token: TokenId, shape: Shape, answer: hyper::Response<Incoming>) -> Body {
-    let every = duration(app.config.times.recheck);
-    let recheck = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
-    let left = (shape == Shape::Json).then_some(app.config.limits.answer.0);
-    Body::from_stream(frames(Passing { body: answer.into_body(), left, recheck, app: app.clone(), token }))
-}
-
-/// The body's pieces. It ends with an error, which breaks the client's stream off, when the guest's does, when there is too much, or
-/// when the credential that began it is not good any more.
-fn frames(passing: Passing) -> impl Stream<Item = Result<Bytes, Cut>> {
-    stream::unfold(Some(passing), async |state| {
-        let mut passing = state?;
-        match passing.next().await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some(passing))),
-            Ok(None) => None,
-            Err(cut) => Some((Err(cut), None)),
+/// The pieces of an answer's body. They end with an error when the guest's do, or when there are too many bytes.
+fn pieces(shape: Shape, limit: u64, body: Incoming) -> impl Stream<Item = Result<Bytes, Cut>> {
+    let left = (shape == Shape::Json).then_some(limit);
+    stream::unfold(Some((body, left)), async |state| {
+        let (mut body, mut left) = state?;
+        loop {
+            let Ok(frame) = body.frame().await? else { return Some((Err(Cut), None)) };
+            let Ok(bytes) = frame.into_data() else { continue };
+            if let Some(left) = &mut left {
+                let Some(rest) = left.checked_sub(bytes.len() as u64) else { return Some((Err(Cut), None)) };
+                *left = rest;
+            }
+            return Some((Ok(bytes), Some((body, left))));
         }
     })
-}
-
-impl Passing {
-    async fn next(&mut self) -> Result<Option<Bytes>, Cut> {
-        loop {
-            let frame = tokio::select! {
-                frame = self.body.frame() => frame,
-                _ = self.recheck.tick() => {
-                    if self.app.is_still_valid(self.token) {
-                        continue;
-                    }
-                    return Err(Cut);
-                }
-            };
-            let Some(frame) = frame else { return Ok(None) };
-            let Ok(bytes) = frame.map_err(|_| Cut)?.into_data() else { continue };
-            if let Some(left) = &mut self.left {
-                *left = left.checked_sub(bytes.len() as u64).ok_or(Cut)?;
-            }
-            return Ok(Some(bytes));
-        }
-    }
 }

@@ -1,9 +1,9 @@
 //! What is held about an account, and its correction.
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::{Command, SealedField};
 use omnirun_events::account::EMAIL_FIELD;
@@ -15,13 +15,13 @@ use omnirun_events::token::TokenKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::sign_in::{CodeRequested, as_sent, asking_network, email, wrong_code};
+use super::sign_in::{CodeRequested, as_sent, email, wrong_code};
 use crate::ask::unexpected;
 use crate::auth::Caller;
+use crate::client::Client;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body};
 use crate::gateway::{App, Shared};
-use crate::serve::Peer;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +48,8 @@ pub(crate) struct Held {
     sandboxes: usize,
     /// Sandboxes with metered usage: `GET /account/usage`.
     metered: usize,
+    /// Closed months: `GET /account/statements`.
+    statements: usize,
 }
 
 /// The account and what is held about it.
@@ -76,14 +78,14 @@ impl Accepted for AccountChange {}
 pub(crate) async fn change(
     State(app): State<App>,
     caller: Caller,
-    peer: Option<Extension<Peer>>,
+    client: Client,
     headers: HeaderMap,
     Body(body): Body<AccountChange>,
 ) -> Result<Response, ApiError> {
     let (account, email) = (caller.account, email(body.email)?);
     let wish = app.wish(account.as_bytes(), &headers)?;
     let Some(code) = body.code else {
-        let network = asking_network(&app, peer, &headers);
+        let network = client.network;
         let command = Command::RequestEmailChange { account, email, network };
         let outcome = app.ask(wish, Actor::Account(account), command).await?;
         return Ok((StatusCode::ACCEPTED, Json(CodeRequested::of(outcome)?)).into_response());
@@ -100,12 +102,14 @@ pub(crate) async fn change(
 async fn show(app: &Shared, caller: &Caller) -> Result<ShownAccount, ApiError> {
     let id = caller.account;
     let metered = app.usage.view(|usage, _| usage.of(id).count());
+    let statements =
+        app.billing.view(|billing, _| billing.of(id).map_or(0, |ledger| ledger.statements().len()));
     let (account, held) = app.directory.view(|directory, _| {
         let of_kind = |session: bool| {
             directory.tokens.of(id).filter(|(_, token)| (token.kind == TokenKind::Session) == session).count()
         };
         let sandboxes = directory.sandboxes.of(id).count();
-        let held = Held { tokens: of_kind(false), sessions: of_kind(true), sandboxes, metered };
+        let held = Held { tokens: of_kind(false), sessions: of_kind(true), sandboxes, metered, statements };
         (directory.accounts.get(id).cloned(), held)
     });
     let account = account.ok_or_else(ApiError::not_found)?;

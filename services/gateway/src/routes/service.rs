@@ -1,17 +1,16 @@
 //! What operators and tools ask of the service itself.
 
 use axum::Json;
-use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::origin::SEC_FETCH_SITE;
+use crate::client::Client;
 use crate::config::Audience;
 use crate::error::ApiError;
 use crate::gateway::App;
-use crate::serve::Peer;
 
 /// `ok` once the read models follow the log.
 #[utoipa::path(get, path = "/health", tag = "service", responses((status = 200, body = String)))]
@@ -47,12 +46,8 @@ pub(crate) async fn status(State(app): State<App>) -> Json<ShownStatus> {
 
 /// The process's metrics in Prometheus' text format; by default for this machine only.
 #[utoipa::path(get, path = "/metrics", tag = "service", responses((status = 200, content_type = "text/plain", body = String)))]
-pub(crate) async fn metrics(
-    State(app): State<App>,
-    peer: Option<Extension<Peer>>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let may = app.config.metrics == Audience::Everyone || is_local(peer, &headers);
+pub(crate) async fn metrics(State(app): State<App>, client: Client) -> Result<Response, ApiError> {
+    let may = app.config.metrics == Audience::Everyone || client.is_local;
     let handle = app.metrics.as_ref().filter(|_| may).ok_or_else(ApiError::not_found)?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind)], handle.render()).into_response())
@@ -79,11 +74,9 @@ pub(crate) struct MailInMemory {
 #[utoipa::path(get, path = "/dev/mailbox", tag = "service", responses((status = 200, body = Vec<MailInMemory>)))]
 pub(crate) async fn mailbox(
     State(app): State<App>,
-    peer: Option<Extension<Peer>>,
-    headers: HeaderMap,
+    client: Client,
 ) -> Result<Json<Vec<MailInMemory>>, ApiError> {
-    let mailbox =
-        app.mailbox.as_ref().filter(|_| is_local(peer, &headers)).ok_or_else(ApiError::not_found)?;
+    let mailbox = app.mailbox.as_ref().filter(|_| client.is_local).ok_or_else(ApiError::not_found)?;
     let shown = mailbox.mails().into_iter().map(|mail| MailInMemory {
         to: mail.to,
         subject: mail.subject,
@@ -92,19 +85,4 @@ pub(crate) async fn mailbox(
         at: mail.at.rfc3339(),
     });
     Ok(Json(shown.collect()))
-}
-
-/// Whether a request comes from this machine: not through a proxy, and not from another site's page that has given itself a name for
-/// this machine's address.
-fn is_local(peer: Option<Extension<Peer>>, headers: &HeaderMap) -> bool {
-    let is_loopback = peer.is_some_and(|Extension(Peer(address))| address.ip().to_canonical().is_loopback());
-    let is_relayed =
-        ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name =
-        host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
-    let is_named_local = ["localhost", "127.0.0.1", "[::1]"].contains(&name);
-    let site = headers.get(SEC_FETCH_SITE).map(|value| value.as_bytes());
-    let is_own_page = matches!(site, None | Some(b"same-origin" | b"none"));
-    is_loopback && !is_relayed && is_named_local && is_own_page
 }

@@ -4,7 +4,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::Command;
@@ -118,8 +118,7 @@ pub(crate) async fn log_out(
 
 /// Nothing more to say, and a browser forgets what it had of us.
 fn signed_out() -> Response {
-    const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
-    let headers =
-        [(header::SET_COOKIE, cookie::CLEARING), (CLEAR_SITE_DATA, "\"cache\", \"cookies\", \"storage\"")];
+    let all = "\"cache\", \"cookies\", \"storage\"";
+    let headers = [(header::SET_COOKIE, cookie::CLEARING), (cookie::CLEAR_SITE_DATA, all)];
     (StatusCode::NO_CONTENT, headers).into_response()
 }

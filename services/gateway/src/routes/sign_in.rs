@@ -1,11 +1,11 @@
 //! Signing in with a code sent by mail.
 
+use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use data_encoding::BASE64URL_NOPAD;
-use omnirun_commands_api::command::{ClientNetwork, Command, NO_CHALLENGE, NewCredential, Personal};
+use omnirun_commands_api::command::{Command, NO_CHALLENGE, NewCredential, Personal};
 use omnirun_commands_api::{Code, Outcome, Rejection};
 use omnirun_events::auth::CodeProof;
 use omnirun_events::envelope::{Actor, Role};
@@ -16,11 +16,10 @@ use utoipa::ToSchema;
 
 use crate::ask::unexpected;
 use crate::auth::{cookie, origin};
-use crate::client;
+use crate::client::Client;
 use crate::error::ApiError;
 use crate::extract::{Accepted, Body};
 use crate::gateway::{App, Shared};
-use crate::serve::Peer;
 use crate::token::{Prefix, TokenText};
 
 /// Characters of an address, at most (RFC 5321 section 4.5.3.1.3, without the brackets).
@@ -69,26 +68,18 @@ impl CodeRequested {
     responses((status = 200, body = CodeRequested)))]
 pub(crate) async fn request_code(
     State(app): State<App>,
-    peer: Option<Extension<Peer>>,
+    client: Client,
+    uri: Uri,
     headers: HeaderMap,
     Body(body): Body<CodeRequest>,
 ) -> Result<Json<CodeRequested>, ApiError> {
-    same_site(&app, &headers)?;
+    same_site(&app, &uri, &headers)?;
     let email = email(body.email)?;
     let bind = body.bind.map(|text| digest(&text)).transpose()?;
     let wish = app.wish(email.0.as_bytes(), &headers)?;
-    let command = Command::RequestCode { email, bind, network: asking_network(&app, peer, &headers) };
+    let command = Command::RequestCode { email, bind, network: client.network };
     let outcome = app.ask(wish, Actor::System(Role::Gateway), command).await?;
     CodeRequested::of(outcome).map(Json)
-}
-
-/// The network of whoever asks, coarse; none if it is this machine's own or cannot be told.
-pub(super) fn asking_network(
-    app: &Shared,
-    peer: Option<Extension<Peer>>,
-    headers: &HeaderMap,
-) -> Option<ClientNetwork> {
-    peer.and_then(|Extension(Peer(peer))| client::network(peer.ip(), headers, app.config.proxies))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -117,10 +108,11 @@ pub(crate) struct SignedIn {
     responses((status = 200, body = SignedIn), (status = 204, description = "The session cookie was set.")))]
 pub(crate) async fn verify_code(
     State(app): State<App>,
+    uri: Uri,
     headers: HeaderMap,
     Body(body): Body<CodeVerification>,
 ) -> Result<Response, ApiError> {
-    same_site(&app, &headers)?;
+    same_site(&app, &uri, &headers)?;
     let (kind, prefix) = match origin::is_browser(&headers) {
         true => (TokenKind::Session, Prefix::Session),
         false => (TokenKind::Cli, Prefix::Program),
@@ -177,9 +169,9 @@ fn signed_in(token: TokenText) -> Result<Response, ApiError> {
 }
 
 /// A browser may sign in only from our own pages: otherwise another site could sign somebody in to an account of its own.
-fn same_site(app: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
+fn same_site(app: &Shared, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     match origin::is_browser(headers) || headers.contains_key(header::ORIGIN) {
-        true => origin::check(&axum::http::Method::POST, headers, app.config.origin.as_deref()),
+        true => origin::check(&Method::POST, uri, headers, app.config.origin.as_deref()),
         false => Ok(()),
     }
 }

@@ -3,6 +3,8 @@
 use hyper::StatusCode;
 use omnirun_commands_api::Command;
 use omnirun_events::id::ChallengeId;
+use omnirun_events::token::{Scope, TokenKind};
+use omnirun_events::unit::Day;
 use serde_json::json;
 
 use crate::call::Call;
@@ -47,4 +49,16 @@ async fn a_correction_that_is_none_asks_nobody() {
         );
     }
     assert!(!world.commands.asked().iter().any(|asked| matches!(asked.command, Command::ChangeEmail { .. })));
+}
+
+#[tokio::test]
+async fn the_account_says_how_much_is_held_of_everything() {
+    let world = World::new().await;
+    let token = world.token().await;
+    world.credential(world.account, TokenKind::Session, &Scope::ALL).await;
+    world.meter(world.sandbox().await).await;
+    world.close_month(Day(20_819), 5).await;
+    let account = Call::new("GET", "/account").key(&token).send(world.gateway).await.json();
+    let held = json!({"tokens": 1, "sessions": 1, "sandboxes": 1, "metered": 1, "statements": 1});
+    assert_eq!(account["held"], held);
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
@@ -82,6 +82,23 @@ impl Call {
         }
         let request = request.body(Full::new(self.body)).expect("a request");
         sender.send_request(request).await.expect("an answer")
+    }
+
+    /// Sends it over HTTP/2 to this authority, without a `Host` header as browsers do; answers the status.
+    pub async fn over_http_2(self, to: SocketAddr, authority: &str) -> StatusCode {
+        let tcp = TcpStream::connect(to).await.expect("the gateway listens");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
+                .await
+                .expect("HTTP/2");
+        tokio::spawn(connection);
+        let uri = format!("http://{authority}{}", self.path);
+        let mut request = Request::builder().method(self.method.as_str()).uri(uri);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(self.body)).expect("a request");
+        sender.send_request(request).await.expect("an answer").status()
     }
 
     pub async fn send(self, to: SocketAddr) -> Answer {

@@ -1,7 +1,5 @@
 //! The way into guests.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
@@ -11,6 +9,8 @@ use omnirun_events::unit::{Millis, Seconds};
 use omnirun_gateway::config::{Config, Limits, Times};
 use omnirun_worker_api::capability::Verb;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::bad_input::upload;
@@ -97,10 +97,15 @@ async fn output_is_passed_on_piece_by_piece_and_a_client_that_leaves_ends_the_gu
     gone.await.expect("the guest's stream is cancelled");
 }
 
+/// Looking again by the clock alone would take an hour.
+async fn world_that_looks_rarely() -> World {
+    let times = Times { recheck: Seconds(3_600), ..Times::default() };
+    World::with(Config { times, ..Config::default() }).await
+}
+
 #[tokio::test]
-async fn a_stream_ends_when_its_credential_does() {
-    let times = Times { recheck: Seconds(1), ..Times::default() };
-    let world = Arc::new(World::with(Config { times, ..Config::default() }).await);
+async fn a_stream_ends_when_its_credential_does_although_there_is_always_more_of_it() {
+    let world = world_that_looks_rarely().await;
     let (token, id) = world.credential(world.account, TokenKind::Api, &Scope::ALL).await;
     let sandbox = world.sandbox().await;
     let (sender, receiver) = mpsc::channel(1);
@@ -108,10 +113,29 @@ async fn a_stream_ends_when_its_credential_does() {
     let call = Call::new("GET", format!("/sandboxes/{sandbox}/commands/7/stream")).key(&token);
     let answer = call.start(world.gateway).await;
     assert_eq!(answer.status(), StatusCode::OK);
+    let talking = tokio::spawn(async move { while sender.send(Bytes::from("more")).await.is_ok() {} });
     world.revoke(world.account, id).await;
     let end = tokio::time::timeout(std::time::Duration::from_secs(10), answer.into_body().collect()).await;
     assert!(end.expect("it ends").is_err(), "a stream that is broken off does not look whole");
-    drop(sender);
+    talking.await.expect("the guest's stream is cancelled");
+}
+
+#[tokio::test]
+async fn a_request_that_still_waits_for_the_guest_ends_with_its_credential() {
+    let world = world_that_looks_rarely().await;
+    let (token, id) = world.credential(world.account, TokenKind::Api, &Scope::ALL).await;
+    let sandbox = world.sandbox().await;
+    let mut tcp = TcpStream::connect(world.gateway).await.expect("the gateway listens");
+    let head = format!(
+        "POST /sandboxes/{sandbox}/files/upload HTTP/1.1\r\nhost: app.example\r\nx-api-key: {token}\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 9999\r\n\r\n"
+    );
+    let form = "--b\r\ncontent-disposition: form-data; name=\"path\"\r\n\r\na\r\n--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\nhalf of it";
+    tcp.write_all((head + form).as_bytes()).await.expect("a small write");
+    world.revoke(world.account, id).await;
+    let mut status = [0; 12];
+    let read = tokio::time::timeout(std::time::Duration::from_secs(10), tcp.read_exact(&mut status)).await;
+    read.expect("it is answered before the upload is whole").expect("an answer");
+    assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 401");
 }
 
 #[tokio::test]

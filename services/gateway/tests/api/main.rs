@@ -10,6 +10,7 @@ mod account;
 mod bad_input;
 mod data_path;
 mod double;
+mod export;
 mod log_lost;
 mod rights;
 mod sandboxes;

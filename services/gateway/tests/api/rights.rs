@@ -123,6 +123,16 @@ async fn every_route_refuses_whoever_may_not_use_it_and_lets_in_whoever_may() {
     let world = World::new().await;
     let document = Call::new("GET", "/openapi.json").send(world.gateway).await.json();
     world.close_month(FIRST_DAY, 5).await;
+    world.meter(world.sandbox().await).await;
+    let token = world.token().await;
+    for path in
+        ["/tokens", "/auth/sessions", "/sandboxes", "/account", "/account/usage", "/account/statements"]
+    {
+        let own = Call::new("GET", path).key(&token).send(world.gateway).await;
+        let own = String::from_utf8_lossy(&own.body).into_owned();
+        let has_one = path == "/auth/sessions" || names_of(&world).iter().any(|name| own.contains(name));
+        assert!(has_one, "{path} shows nothing to be hidden from others: {own}");
+    }
     let stranger = AccountId::from_bytes(world.writer.fresh());
     world.open(stranger).await;
     for (method, template) in document_routes(&document) {
@@ -181,9 +191,29 @@ async fn check_tokens(world: &World, route: (&str, &str), access: Access, strang
     let status = send(world, route, |call| call.key(&token)).await.status;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "{what} with an expired token");
     let (token, _) = world.credential(stranger, kind, &Scope::ALL).await;
-    let status = send(world, route, |call| call.key(&token)).await.status;
+    let answer = send(world, route, |call| call.key(&token)).await;
     let is_about_one = route.1.contains("{id}") || route.1.contains("{month}");
-    assert_eq!(status == StatusCode::NOT_FOUND, is_about_one, "{what} by another account: {status}");
+    assert_eq!(
+        answer.status == StatusCode::NOT_FOUND,
+        is_about_one,
+        "{what} by another account: {}",
+        answer.status
+    );
+    let answer = String::from_utf8_lossy(&answer.body);
+    for name in names_of(world) {
+        assert!(!answer.contains(&name), "{what} shows {name} to another account: {answer}");
+    }
+}
+
+/// Everything by which the world's account and what belongs to it is named.
+fn names_of(world: &World) -> Vec<String> {
+    let of_months = [MONTH.to_owned(), world.account.to_string()];
+    world.directory.view(|directory, _| {
+        let tokens = directory.tokens.of(world.account);
+        let tokens = tokens.flat_map(|(id, token)| [id.to_string(), token.hint.clone()]);
+        let sandboxes = directory.sandboxes.of(world.account).map(|(id, _)| id.to_string());
+        tokens.chain(sandboxes).chain(of_months).collect()
+    })
 }
 
 fn refused_for_rights(status: StatusCode) -> bool {

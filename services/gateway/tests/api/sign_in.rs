@@ -62,6 +62,24 @@ async fn two_session_cookies_are_refused_and_cleared() {
     let answer = call.send(world.gateway).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     assert!(answer.header("set-cookie").is_some_and(|cookie| cookie.contains("Max-Age=0")));
+    // Neither name nor path of the one that a neighbouring host has set are known; this takes all.
+    assert_eq!(answer.header("clear-site-data"), Some("\"cookies\""));
+}
+
+#[tokio::test]
+async fn a_page_of_ours_may_write_over_http_2_which_has_no_host_header() {
+    let world = World::new().await;
+    let (session, _) = world.credential(world.account, TokenKind::Session, &Scope::ALL).await;
+    let post = |origin| {
+        let call = Call::new("POST", "/tokens").cookie(&session).json(&json!({"name": "n"}));
+        call.header("origin", origin).over_http_2(world.gateway, "app.example")
+    };
+    assert_eq!(post("https://app.example").await, StatusCode::CREATED);
+    assert_eq!(post("https://evil.example").await, StatusCode::FORBIDDEN);
+    let mails = Call::new("GET", "/dev/mailbox").over_http_2(world.gateway, "localhost:8080").await;
+    assert_eq!(mails, StatusCode::OK, "this machine is told by its authority");
+    let rebound = Call::new("GET", "/dev/mailbox").over_http_2(world.gateway, "rebound.example").await;
+    assert_eq!(rebound, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use omnirun_events::sandbox::*;
 use omnirun_events::signing::Signer;
 use omnirun_events::token::{RevokeReason, Scope, TokenCreated, TokenKind, TokenRevoked};
 use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Vcpus};
-use omnirun_events::usage::Meter;
+use omnirun_events::usage::{Meter, UsageMetered};
 use omnirun_events::*;
 use omnirun_gateway::config::Config;
 use omnirun_gateway::token::{Prefix, TokenText};
@@ -146,6 +146,7 @@ pub struct World {
     pub cable: Cable,
     /// What the gateway's clock is ahead.
     ahead: Arc<AtomicU64>,
+    pub usage: Live<Usage>,
     /// The months that a statement was closed for.
     pub billing: Live<Billing>,
     _followers: (Follower<Directory>, Follower<Usage>, Follower<Billing>),
@@ -183,8 +184,14 @@ impl World {
         let billing = billing.await.expect("the log is there");
         let account = AccountId::from_bytes(writer.fresh());
         let (fate, asked) = (Mutex::new(Fate::Runs), Mutex::default());
-        let commands =
-            Arc::new(Double { writer: writer.clone(), account, fate, asked, signed_in: Mutex::default() });
+        let commands = Arc::new(Double {
+            writer: writer.clone(),
+            account,
+            fate,
+            asked,
+            vouching: Default::default(),
+            signed_in: Mutex::default(),
+        });
         let parts = Parts {
             commands: commands.clone(),
             reader,
@@ -212,6 +219,7 @@ impl World {
             directory: live,
             cable,
             ahead,
+            usage: usage.live(),
             billing: billing.live(),
             _followers: (directory, usage, billing),
         };
@@ -309,6 +317,17 @@ impl World {
         let at = self.writer.run(self.account, sandbox).await;
         self.reach(at).await;
         sandbox
+    }
+
+    /// Has a reading of a sandbox of the world's account.
+    pub async fn meter(&self, sandbox: SandboxId) {
+        let at = now();
+        let meter = Meter { wall: Millis(1_000), ..Meter::default() };
+        let metered = UsageMetered { period: 1, observed_at: at, meter };
+        let kind = SubjectKind::Usage(Slot::of(at), self.account, sandbox);
+        self.writer.append(Role::Worker, kind, vec![metered.into()]).await;
+        let used = self.usage.until(Duration::from_secs(10), |usage| usage.of(self.account).next().map(drop));
+        used.await.expect("the meters follow");
     }
 
     /// A closed statement of the world's account, once the gateway has it. The month begins at the start of `day`.
