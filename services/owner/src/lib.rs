@@ -109,6 +109,7 @@ fn prepare(started: clock::Started) -> Result<(Prepared, Files, UnixListener), A
     let _ = rustix::process::setsid();
     let listener = serve::listen(&spec.state_dir)?;
     let vm = VmSpec {
+        template: template.digests.clone(),
         files: template.files.clone(),
         vcpus: spec.vcpus,
         memory: spec.memory,
@@ -144,7 +145,8 @@ fn take_place(mut prepared: Prepared, files: Files, listener: UnixListener) -> R
             Ok(keeper::keep(&inmate, &files))
         }
         Side::Inside(door) => {
-            prepared.monitor.enclose(&prepared.vm)?;
+            let to_restore = prepared.snapshot.as_ref().filter(|_| purpose == Purpose::Sandbox);
+            prepared.monitor.enclose(&prepared.vm, to_restore)?;
             let inside = door.close(&prepared.spec.state_dir)?;
             jail::filter::seal()?;
             let outside = Outside::Keeper(Mutex::new(inside.channel));
