@@ -26,6 +26,8 @@ mod repeat;
 
 mod file;
 
+mod free;
+
 mod metrics;
 
 mod clock;

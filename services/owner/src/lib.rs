@@ -136,6 +136,7 @@ fn prepare(
     let _ = rustix::process::setsid();
     let listener = move_in(&spec.state_dir).inspect_err(|_| files.move_out())?;
     let vm = VmSpec {
+        template: template.digests.clone(),
         files: template.files,
         vcpus: spec.vcpus,
         memory: spec.memory,
@@ -224,7 +225,8 @@ fn take_place(
 
 /// Goes into the jail, and lives there.
 fn live_inside(mut prepared: Prepared, listener: UnixListener, door: Door) -> Result<ExitCode, AnyError> {
-    prepared.monitor.enclose(&prepared.vm)?;
+    let to_restore = prepared.snapshot.as_ref().filter(|_| prepared.vm.purpose == Purpose::Sandbox);
+    prepared.monitor.enclose(&prepared.vm, to_restore)?;
     let inside = door.close(&prepared.spec.state_dir)?;
     jail::filter::seal()?;
     let outside = Outside::Keeper(Mutex::new(inside.channel));

@@ -39,14 +39,17 @@ pub mod snapshot;
 
 mod guest;
 
+mod program;
+
 mod usage;
 
 use std::{
     fs::File,
     io, mem,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
@@ -57,10 +60,11 @@ use omnirun_vmm_api::{
 
 use files::Files;
 use guest::KvmGuest;
-use jail::filter::ThreadFilters;
+use jail::filter::{self, ThreadFilters};
+use snapshot::Loaded;
 use tap::Tap;
 
-use crate::probe::Verdict;
+use crate::{edition, probe::Verdict};
 
 /// The only version that there has ever been (Linux' Documentation/virt/kvm/api.rst).
 pub const API_VERSION: i32 = 12;
@@ -70,9 +74,12 @@ pub struct Kvm {
     device: Arc<kvm_ioctls::Kvm>,
     /// What a processor may have here, and its registers that are named by numbers: asked for once.
     supported: Vec<kvm_cpuid_entry2>,
+    fingerprint: Arc<[u32]>,
     msrs: Arc<[u32]>,
     /// A machine made beforehand.
     spare: Mutex<Spare>,
+    /// A snapshot that was read beforehand.
+    loaded: Mutex<Option<Loaded>>,
     console: Option<File>,
     /// Opened beforehand, for one who will not be able to.
     files: Option<Arc<Files>>,
@@ -81,6 +88,10 @@ pub struct Kvm {
     /// What a guest's network device leads to, and its address.
     network: Option<(Arc<Tap>, MacAddress)>,
 }
+
+/// How long whoever begins to make a machine leaves its processor to the thread that makes it, unless that ends before: a new
+/// thread runs last, and with one processor that is after all that could be done while the kernel makes it wait.
+const HEAD_START: Duration = Duration::from_millis(1);
 
 /// The next guest's machine.
 enum Spare {
@@ -96,7 +107,8 @@ fn failed(step: &'static str) -> impl Fn(io::Error) -> MonitorError {
 }
 
 impl Kvm {
-    /// Opens KVM. That it opens does not say that it can run a stock kernel: [`Verdict::of_this_host`] does.
+    /// Opens KVM. That it opens does not say that it can run a stock kernel: [`Verdict::of_this_host`] does. All threads
+    /// that are started from now on share one heap: a guest's threads need little, and a heap for each takes time and memory.
     pub fn find() -> Result<Self, MonitorError> {
         let device = kvm_ioctls::Kvm::new();
         let device = device.map_err(|error| Verdict::of_refused_open(error.into()).refusal())?;
@@ -104,17 +116,21 @@ impl Kvm {
             let why = "it is of another version, or no KVM at all".to_owned();
             return Err(Verdict::Broken { why }.refusal());
         }
+        filter::share_one_heap();
         vcpu::prepare_signal()?;
         let supported = device.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
         let supported = supported.map_err(|error| failed("describe a processor to")(error.into()))?;
         let supported = supported.as_slice().to_vec();
+        let fingerprint = cpuid::fingerprint(&supported).into();
         let msrs = vcpu::state::msr_list(&device)?.into();
         let device = Arc::new(device);
         Ok(Self {
             device,
             supported,
+            fingerprint,
             msrs,
             spare: Mutex::new(Spare::None),
+            loaded: Mutex::new(None),
             console: None,
             files: None,
             filters: None,
@@ -141,12 +157,17 @@ impl Kvm {
     /// Begins to make it beside what the caller does next: the host's kernel spends most of that time waiting.
     fn begin_spare(&self) -> Result<(), MonitorError> {
         let device = self.device.clone();
+        let (lives, ended) = mpsc::channel::<()>();
         let making = std::thread::Builder::new()
             .name("machine".to_owned())
             .stack_size(vcpu::STACK_BYTES)
-            .spawn(move || machine::create(&device))
+            .spawn(move || {
+                let _lives = lives;
+                machine::create(&device)
+            })
             .map_err(failed("start a thread for"))?;
         self.put_spare(Spare::Making(making));
+        let _ = ended.recv_timeout(HEAD_START);
         Ok(())
     }
 
@@ -156,6 +177,12 @@ impl Kvm {
 
     fn files(&self, spec: &VmSpec) -> Result<Arc<Files>, MonitorError> {
         self.files.clone().map_or_else(|| Ok(Arc::new(Files::open(spec)?)), Ok)
+    }
+
+    /// The snapshot that was read beforehand, or else this one.
+    fn loaded(&self, spec: &VmSpec, files: &SnapshotFiles) -> Result<Loaded, MonitorError> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).take();
+        loaded.map_or_else(|| snapshot::load(files, spec, &self.fingerprint), Ok)
     }
 
     fn take_spare(&self) -> Spare {
@@ -192,7 +219,8 @@ pub const CONSOLE_MAX: Bytes = Bytes(1 << 20);
 
 impl Monitor for Kvm {
     fn identity(&self) -> Result<String, MonitorError> {
-        Ok(format!("kvm.{}.{}", env!("CARGO_PKG_VERSION"), snapshot::VERSION))
+        // The program that runs, also where another one has taken its place.
+        Ok(format!("kvm.{}", edition::of(Path::new("/proc/self/exe"))?))
     }
 
     fn processor(&self) -> String {
@@ -210,11 +238,14 @@ impl Monitor for Kvm {
         Ok(())
     }
 
-    fn enclose(&mut self, spec: &VmSpec) -> Result<(), MonitorError> {
+    fn enclose(&mut self, spec: &VmSpec, snapshot: Option<&SnapshotFiles>) -> Result<(), MonitorError> {
         // The jail is made meanwhile. The thread has the rights of before, and ends before a guest's first instruction.
         self.begin_spare()?;
         self.files = Some(Arc::new(Files::open(spec)?));
         self.filters = Some(Arc::new(ThreadFilters::make()?));
+        // One that is refused is read again, and refused, when a guest is to be made of it.
+        let loaded = snapshot.and_then(|files| snapshot::load(files, spec, &self.fingerprint).ok());
+        self.loaded = Mutex::new(loaded);
         Ok(())
     }
 

@@ -6,6 +6,8 @@
 
 mod choose;
 
+mod edition;
+
 pub mod probe;
 
 pub mod store;

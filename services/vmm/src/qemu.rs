@@ -18,11 +18,13 @@ mod guest;
 
 mod tsc;
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::path::Path;
 
 use omnirun_vmm_api::{Guest, MemoryBacking, Monitor, MonitorError, SnapshotFiles, VmSpec};
 
 use guest::QemuGuest;
+
+use crate::edition;
 
 /// Where Debian's package puts it. The jail shows /usr and nothing else of the host's programs.
 const PROGRAM: &str = "/usr/bin/qemu-system-x86_64";
@@ -44,10 +46,7 @@ impl Qemu {
 
 impl Monitor for Qemu {
     fn identity(&self) -> Result<String, MonitorError> {
-        // Asking it for its version costs a process; its file's size and time change with every package.
-        let file =
-            fs::metadata(PROGRAM).map_err(|source| MonitorError::Process { what: "look at", source })?;
-        Ok(format!("qemu.{:x}.{:x}", file.len(), file.mtime()))
+        Ok(format!("qemu.{}", edition::of(Path::new(PROGRAM))?))
     }
 
     fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {

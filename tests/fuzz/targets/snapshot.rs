@@ -101,8 +101,9 @@ fn state() -> Value {
         "cpuid": [[1, 0, 0, 0]], "tsc_khz": 2_000_000, "regs": [1, 2], "sregs": [], "xsave": [], "xcrs": [], "debug": [],
         "lapic": [], "msrs": [[0x10, 0, 0, 0]], "events": [], "mp": [],
     });
+    let template = json!({"name": "t", "kernel": "k", "initramfs": "i", "root": "r"});
     json!({
-        "id": vec![7; 16], "vcpus": 1, "memory": 128, "fingerprint": [1, 2, 3], "processors": [processor],
+        "id": vec![7; 16], "template": template, "vcpus": 1, "memory": 128, "fingerprint": [1, 2, 3], "processors": [processor],
         "machine": {"irqchips": [[0], [1], [2]], "pit": [], "clock": []},
         "devices": [device(1, &8_u64.to_le_bytes()), device(4, &[1, 1]), device(1, &[])],
     })

@@ -119,11 +119,15 @@ impl Bare {
         Ok(self.process.stdin.as_mut().context("no input")?.write_all(b"\n")?)
     }
 
-    /// KiB of the monitor beyond its guest's memory; ends it.
+    /// KiB of the monitor beyond its guest's memory, once it has given back what its start needed; ends it.
     fn measure_and_end(self) -> Result<f64> {
-        let rss = monitor_rss_kib(self.process.id())? as f64;
+        let mut rss = 0;
+        limit::wait_until("the monitor goes on taking memory", Duration::from_millis(20), || {
+            let now = monitor_rss_kib(self.process.id()).unwrap_or_default();
+            std::mem::replace(&mut rss, now) == now
+        })?;
         self.end()?;
-        Ok(rss)
+        Ok(rss as f64)
     }
 
     fn end(mut self) -> Result<()> {

@@ -32,17 +32,19 @@ pub trait Monitor: Send + Sync {
     }
 
     /// Opens everything of the host that guests like this one will need, so that this process can go into its jail. From
-    /// now on all guests have these files, and the monitor's own threads confine themselves.
+    /// now on all guests have these files, and the monitor's own threads confine themselves. A snapshot that a guest will
+    /// be restored from is read already; what is wrong with it is said by [`Monitor::restore`].
     ///
     /// Only for [`Place::ThisProcess`]; the process that calls is the one that runs the guests.
-    fn enclose(&mut self, _spec: &VmSpec) -> Result<(), MonitorError> {
+    fn enclose(&mut self, _spec: &VmSpec, _snapshot: Option<&SnapshotFiles>) -> Result<(), MonitorError> {
         Ok(())
     }
 
     /// Boots a guest; it runs when this returns.
     fn start(&self, spec: &VmSpec) -> Result<Box<dyn Guest>, MonitorError>;
 
-    /// Restores a guest from a snapshot that a guest with the same files and shape made; it runs when this returns.
+    /// Restores a guest from a snapshot that a guest with the same files and shape made; it runs when this returns. Where
+    /// [`Monitor::enclose`] was given a snapshot, it is that one.
     /// Its clock, entropy and ids are those of the snapshot until it has been personalised.
     fn restore(&self, spec: &VmSpec, files: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError>;
 }

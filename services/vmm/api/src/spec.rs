@@ -70,6 +70,8 @@ pub struct ImageFiles {
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
+    /// What these are.
+    pub template: TemplateDigests,
     /// Its files.
     pub files: ImageFiles,
     /// Its processors.

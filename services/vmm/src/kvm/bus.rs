@@ -2,6 +2,7 @@
 //! the host's side changes. Everything else is done by the vCPU that asks for it.
 
 use std::{
+    mem,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -17,6 +18,7 @@ use super::{
     jail::filter::ThreadFilters,
     layout,
     memory::Memory,
+    program,
     serial::SerialPort,
     tap::Tap,
     vcpu::STACK_BYTES,
@@ -223,8 +225,13 @@ impl Bus {
 
     /// What the thread does, to its end.
     pub fn watch(&self, ended: &Ended) {
+        let mut has_run = false;
         loop {
             let mode = *locked(&self.mode);
+            if mode == Mode::Running && !mem::replace(&mut has_run, true) {
+                // The start is over, and nobody waits for this thread.
+                program::forget_start();
+            }
             let (host, tap) = match mode {
                 Mode::Closing => return,
                 Mode::Paused => (None, None),

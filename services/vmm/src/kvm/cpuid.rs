@@ -9,6 +9,12 @@ use omnirun_vmm_api::Vcpus;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, ECX: the local timer takes deadlines. Without it a guest measures its timer's rate at boot.
 const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1, ECX: Intel's virtualisation. A guest that makes guests of its own reaches the most intricate part of KVM.
+const VMX: u32 = 1 << 5;
+/// Leaf 1, ECX and EDX: what records events of the performance counters, and what says how well those can.
+const DEBUG_STORE_AREA: u32 = 1 << 2;
+const PERFORMANCE_CAPABILITIES: u32 = 1 << 15;
+const DEBUG_STORE: u32 = 1 << 21;
 /// Leaf 1, EDX: more than one logical processor.
 const MANY: u32 = 1 << 28;
 /// Leaf 0x0b: a level's kind, in ECX bits 15 to 8.
@@ -16,6 +22,8 @@ const LEVEL_THREAD: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 /// AMD's leaf 0x8000_0001, ECX: extended topology in leaf 0x8000_001e.
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
+/// The same leaf and register: AMD's virtualisation.
+const SVM: u32 = 1 << 2;
 
 /// The entries for one processor of `vcpus`, from those that KVM supports on this host. Every processor is a core of
 /// its own in one package.
@@ -30,8 +38,9 @@ pub fn for_vcpu(supported: &[kvm_cpuid_entry2], id: u8, vcpus: Vcpus) -> Vec<kvm
 fn edited(mut entry: kvm_cpuid_entry2, id: u32, count: u32, shift: u32) -> kvm_cpuid_entry2 {
     match entry.function {
         1 => {
+            entry.ecx &= !(VMX | DEBUG_STORE_AREA | PERFORMANCE_CAPABILITIES);
             entry.ecx |= HYPERVISOR | TSC_DEADLINE;
-            entry.edx = entry.edx & !MANY | if count > 1 { MANY } else { 0 };
+            entry.edx = entry.edx & !(MANY | DEBUG_STORE) | if count > 1 { MANY } else { 0 };
             // APIC id, number of ids; flush size and brand stay.
             entry.ebx = entry.ebx & 0xffff | id << 24 | count << 16;
         }
@@ -50,7 +59,12 @@ fn edited(mut entry: kvm_cpuid_entry2, id: u32, count: u32, shift: u32) -> kvm_c
             };
             (entry.eax, entry.ebx, entry.ecx) = (width, logical, entry.index | kind);
         }
-        0x8000_0001 => entry.ecx &= !TOPOLOGY_EXTENSIONS,
+        0x8000_0001 => entry.ecx &= !(TOPOLOGY_EXTENSIONS | SVM),
+        // Intel's performance counters, which show more of the host than a guest needs. AMD's oldest have no leaf: taking
+        // them away makes the host's kernel complain of every boot. Then AMD's virtualisation.
+        0xa | 0x8000_000a => {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
         // Number of threads less one, and the bits of the APIC id that number them.
         0x8000_0008 => entry.ecx = (count - 1) | shift << 12,
         _ => {}
@@ -105,6 +119,22 @@ mod tests {
         let topology = for_vcpu(&[entry(0xb, 0), entry(0xb, 1), entry(0xb, 2)], 5, Vcpus(6));
         let words: Vec<_> = topology.iter().map(|e| (e.eax, e.ebx, e.ecx, e.edx)).collect();
         assert_eq!(words, [(0, 1, 0x100, 5), (3, 6, 0x201, 5), (0, 0, 2, 5)]);
+    }
+
+    #[test]
+    fn a_guest_finds_neither_virtualisation_nor_intels_performance_counters() {
+        let all = |function| kvm_cpuid_entry2 {
+            eax: u32::MAX,
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            ..entry(function, 0)
+        };
+        let guest = for_vcpu(&[1, 0xa, 0x8000_0001, 0x8000_000a].map(all), 0, Vcpus(1));
+        let words: Vec<_> = guest.iter().map(|e| (e.eax, e.ebx, e.ecx, e.edx)).collect();
+        assert_eq!((words[0].2, words[0].3), (!(1 << 5 | 1 << 2 | 1 << 15), !(1 << 28 | 1 << 21)));
+        assert_eq!(words[2].2, !(1 << 2 | 1 << 22));
+        assert_eq!([words[1], words[3]], [(0, 0, 0, 0); 2]);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::{
     thread::JoinHandle,
 };
 
-use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{VcpuFd, VmFd};
 use omnirun_vmm_api::{
     Bytes, Guest, MemoryMib, MonitorError, Purpose, SnapshotFiles, Stats, Vcpus, VmSpec, owner::EndReason,
@@ -25,9 +24,12 @@ use super::{
     machine::{self, MachineState},
     memory::Memory,
     serial::{SerialPort, Sink},
-    snapshot::{self, State},
+    snapshot::{self, Loaded, State},
     usage,
-    vcpu::{self, Vcpu, state},
+    vcpu::{
+        self, Vcpu,
+        state::{self, Counter},
+    },
     virtio::{Fault, block::Block, console::Console, net::Net},
 };
 
@@ -59,7 +61,7 @@ struct Running {
     vcpus: Vec<Vcpu>,
     devices: Option<JoinHandle<()>>,
     msrs: Arc<[u32]>,
-    fingerprint: Vec<u32>,
+    fingerprint: Arc<[u32]>,
     files: Arc<Files>,
 }
 
@@ -71,7 +73,7 @@ struct Parts {
     ended: Arc<Ended>,
     port: UnixStream,
     msrs: Arc<[u32]>,
-    supported: Vec<kvm_cpuid_entry2>,
+    fingerprint: Arc<[u32]>,
     files: Arc<Files>,
     filters: Option<Arc<ThreadFilters>>,
 }
@@ -117,7 +119,7 @@ fn assemble(
         ended: Arc::new(Ended::not_yet()?),
         port,
         msrs: kvm.msrs.clone(),
-        supported: kvm.supported.clone(),
+        fingerprint: kvm.fingerprint.clone(),
         files,
         filters: kvm.filters.clone(),
     })
@@ -152,7 +154,7 @@ impl KvmGuest {
         let parts = assemble(kvm, spec, files, vm, memory)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
         for (id, vcpu) in (0..).zip(&vcpus) {
-            let entries = cpuid::for_vcpu(&parts.supported, id, spec.vcpus);
+            let entries = cpuid::for_vcpu(&kvm.supported, id, spec.vcpus);
             state::prepare(vcpu, &entries, (id == 0).then_some(entry))?;
         }
         Self::run(spec, parts, vcpus)
@@ -165,23 +167,24 @@ impl KvmGuest {
             let reason = "a snapshot has no network device; boot the guest instead".to_owned();
             return Err(MonitorError::Refused { command: "restore", reason });
         }
-        let state = snapshot::read(files, spec)?;
-        let memory = Memory::of_file(spec.memory, &files.memory)?;
-        let parts = assemble(kvm, spec, kvm.files(spec)?, kvm.machine()?, memory)?;
-        snapshot::check_processor(&state.fingerprint, &cpuid::fingerprint(&parts.supported), files)?;
+        let (vm, (loaded, template)) =
+            kvm.machine_beside(|| Ok((kvm.loaded(spec, files)?, kvm.files(spec)?)))?;
+        let Loaded { state, memory } = loaded;
+        let parts = assemble(kvm, spec, template, vm, memory)?;
         let vcpus = processors(&parts.vm, spec.vcpus)?;
+        let refused = |error| snapshot::refused(files, &error);
+        let counter = Counter::of(&parts.vm);
         for (vcpu, saved) in vcpus.iter().zip(&state.processors) {
-            saved.load(vcpu)?;
+            saved.load(vcpu, counter).map_err(refused)?;
         }
-        state.machine.load(&parts.vm)?;
+        state.machine.load(&parts.vm).map_err(refused)?;
         let foreign = |fault: Fault| snapshot::unusable(files, snapshot::STATE, &fault.to_string());
         parts.bus.load(&state.devices).map_err(foreign)?;
         Self::run(spec, parts, vcpus)
     }
 
     fn run(spec: &VmSpec, parts: Parts, vcpus: Vec<VcpuFd>) -> Result<Self, MonitorError> {
-        let Parts { vm, memory, bus, ended, port, msrs, supported, files, filters } = parts;
-        let fingerprint = cpuid::fingerprint(&supported);
+        let Parts { vm, memory, bus, ended, port, msrs, fingerprint, files, filters } = parts;
         let mut running =
             Running { vm, memory, bus, vcpus: Vec::new(), devices: None, msrs, fingerprint, files };
         running.devices = Some(bus::start(&running.bus, &ended, filters.as_ref())?);
@@ -232,7 +235,8 @@ impl Running {
             id: snapshot::new_id(),
             vcpus: spec.vcpus,
             memory: spec.memory,
-            fingerprint: self.fingerprint.clone(),
+            template: spec.template.clone(),
+            fingerprint: self.fingerprint.to_vec(),
             processors: processors.collect::<Result<_, MonitorError>>()?,
             machine: MachineState::save(&self.vm)?,
             devices,

@@ -22,7 +22,7 @@ use super::{failed, layout};
 const LARGE: usize = 2 << 20;
 const PAGE: usize = layout::PAGE as usize;
 /// Bytes of a page that are looked at first for being zero.
-const BLOCK: usize = 256;
+const BLOCK: usize = 64;
 
 /// The guest's memory as devices use it: every access is checked against its ranges.
 pub type Ram = GuestMemoryMmap<()>;

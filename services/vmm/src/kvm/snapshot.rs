@@ -5,13 +5,9 @@
 
 pub mod codec;
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-    os::unix::fs::FileExt,
-};
+use std::{error::Error, fs::File, io::Write, os::unix::fs::FileExt};
 
-use omnirun_vmm_api::{Bytes, MemoryMib, MonitorError, SnapshotFiles, Vcpus, VmSpec};
+use omnirun_vmm_api::{Bytes, MemoryMib, MonitorError, SnapshotFiles, TemplateDigests, Vcpus, VmSpec};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +35,8 @@ pub type Id = [u8; 16];
 pub struct State {
     /// Also at the end of the memory file.
     pub id: Id,
+    /// What it was booted from.
+    pub template: TemplateDigests,
     /// Its processors.
     pub vcpus: Vcpus,
     /// Its memory.
@@ -53,6 +51,14 @@ pub struct State {
     pub devices: SavedDevices,
 }
 
+/// A snapshot that a guest can be made of here: its state, and its memory, mapped for that guest alone.
+pub struct Loaded {
+    /// All but the memory.
+    pub state: State,
+    /// The memory.
+    pub memory: Memory,
+}
+
 /// An id that no other snapshot has.
 pub fn new_id() -> Id {
     let mut id = [0; 16];
@@ -64,6 +70,12 @@ pub fn new_id() -> Id {
 /// A refusal of one of the files.
 pub fn unusable(files: &SnapshotFiles, name: &str, reason: &str) -> MonitorError {
     MonitorError::BadFile { path: files.directory.join(name), reason: format!("{reason}: {REMEDY}") }
+}
+
+/// What KVM refuses of a state that is whole: a register or a rate, say, that this host does not have.
+pub fn refused(files: &SnapshotFiles, error: &MonitorError) -> MonitorError {
+    let because = |error: &dyn Error| error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    unusable(files, STATE, &format!("{error}{}", because(error)))
 }
 
 /// Writes both files, the memory first: a state file that is whole says that all is.
@@ -80,18 +92,33 @@ pub fn write(
     (&files.state).write_all(&bytes).map_err(&disk)
 }
 
-/// Reads the state, and checks that it is of this shape and that the memory is the one that belongs to it.
-pub fn read(files: &SnapshotFiles, spec: &VmSpec) -> Result<State, MonitorError> {
-    let mut bytes = Vec::new();
-    let read = (&files.state).take(STATE_BYTES_MAX).read_to_end(&mut bytes);
-    read.map_err(|error| unusable(files, STATE, &error.to_string()))?;
+/// Reads a snapshot, and checks that it can go on here. The files are as they were afterwards, their positions included.
+pub fn load(files: &SnapshotFiles, spec: &VmSpec, here: &[u32]) -> Result<Loaded, MonitorError> {
+    let state = read(files, spec)?;
+    check_processor(&state.fingerprint, here, files)?;
+    Ok(Loaded { state, memory: Memory::of_file(spec.memory, &files.memory)? })
+}
+
+/// Reads the state, and checks that it is of this template and shape and that the memory is the one that belongs to it.
+fn read(files: &SnapshotFiles, spec: &VmSpec) -> Result<State, MonitorError> {
+    let bytes = read_state(&files.state).map_err(|error| unusable(files, STATE, &error.to_string()))?;
     let state: State = codec::decode(&bytes).map_err(|broken| unusable(files, STATE, &broken.to_string()))?;
+    if state.template != spec.template {
+        return Err(unusable(files, STATE, "it is of another template, or of other files of this one"));
+    }
     let is_of_shape = state.vcpus == spec.vcpus && state.memory == spec.memory;
     if !is_of_shape || state.processors.len() != usize::from(spec.vcpus.0) {
         return Err(unusable(files, STATE, "it is of a guest with other processors or memory"));
     }
     check_memory(&files.memory, state.memory, state.id).map_err(|reason| unusable(files, MEMORY, reason))?;
     Ok(state)
+}
+
+fn read_state(file: &File) -> std::io::Result<Vec<u8>> {
+    let length = file.metadata()?.len().min(STATE_BYTES_MAX);
+    let mut bytes = vec![0; length as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 fn mark_memory(file: &File, memory: MemoryMib, id: Id) -> std::io::Result<()> {
@@ -118,7 +145,7 @@ fn check_memory(file: &File, memory: MemoryMib, id: Id) -> Result<(), &'static s
 }
 
 /// A guest goes on only on a processor like the one that it was stopped on.
-pub fn check_processor(made_on: &[u32], here: &[u32], files: &SnapshotFiles) -> Result<(), MonitorError> {
+fn check_processor(made_on: &[u32], here: &[u32], files: &SnapshotFiles) -> Result<(), MonitorError> {
     if made_on == here {
         return Ok(());
     }
@@ -131,8 +158,6 @@ pub fn check_processor(made_on: &[u32], here: &[u32], files: &SnapshotFiles) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::io::Seek;
-
     use omnirun_vmm_api::{ImageFiles, MemoryBacking, Purpose};
 
     use super::*;
@@ -151,14 +176,72 @@ mod tests {
         assert_eq!(check_memory(&file, size, [7; 16]), Err("it is cut short, or of another guest"));
     }
 
+    fn template(name: &str) -> TemplateDigests {
+        let [kernel, initramfs, root] = ["k", "i", "r"].map(|file| format!("{name}-{file}"));
+        TemplateDigests { name: name.to_owned(), kernel, initramfs, root }
+    }
+
+    /// A state of a guest with one processor and devices that it never touched. What KVM keeps is zeros.
+    fn state_of(template: &TemplateDigests) -> Vec<u8> {
+        let registers = serde_json::json!({
+            "device_features_select": 0, "driver_features_select": 0, "driver_features": 0, "queue_select": 0, "status": 0,
+            "interrupts": 0, "rings": [],
+        });
+        let device = serde_json::json!({ "registers": registers, "queues": [], "device": [] });
+        let processor = serde_json::json!({
+            "cpuid": [], "tsc_khz": 1, "regs": [], "sregs": [], "xsave": [], "xcrs": [], "debug": [], "lapic": [],
+            "msrs": [], "events": [], "mp": [],
+        });
+        let state = serde_json::json!({
+            "id": vec![7; 16], "template": template, "vcpus": 1, "memory": 128, "fingerprint": [1, 2],
+            "processors": [processor], "machine": { "irqchips": [[], [], []], "pit": [], "clock": [] },
+            "devices": [device, device, device],
+        });
+        codec::encode(&state).expect("it is plain data")
+    }
+
+    #[test]
+    fn a_snapshot_of_another_template_or_of_other_files_of_it_is_refused() {
+        let newer = TemplateDigests { initramfs: "a newer agent".to_owned(), ..template("a") };
+        for (made_of, reason) in [
+            (template("a"), "store/snapshot/memory: it is cut short"),
+            (template("b"), "store/snapshot/state: it is of another template, or of other files of this one"),
+            (newer, "store/snapshot/state: it is of another template, or of other files of this one"),
+        ] {
+            let (files, spec) = files_with(&state_of(&made_of));
+            let said = load(&files, &spec, &[1, 2]).err().expect("it is refused").to_string();
+            assert!(said.contains(reason) && said.ends_with(REMEDY), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_was_read_can_be_read_again() {
+        let (files, spec) = files_with(&state_of(&template("a")));
+        mark_memory(&files.memory, spec.memory, [7; 16]).expect("there is room");
+        for _ in 0..2 {
+            assert_eq!(load(&files, &spec, &[1, 2]).expect("it is whole").state.id, [7; 16]);
+        }
+    }
+
+    #[test]
+    fn what_kvm_refuses_of_a_state_is_said_with_the_path_and_the_remedy() {
+        let (files, _) = files_with(&[]);
+        let source = std::io::Error::other("register 0x8b is refused");
+        let said = refused(&files, &MonitorError::Kvm { step: "set registers of", source }).to_string();
+        let expected = format!(
+            "cannot use store/snapshot/state: cannot set registers of the guest: register 0x8b is refused: {REMEDY}"
+        );
+        assert_eq!(said, expected);
+    }
+
     fn files_with(state: &[u8]) -> (SnapshotFiles, VmSpec) {
         let mut file = tempfile::tempfile().expect("a file for the test");
         file.write_all(state).expect("there is room");
-        file.rewind().expect("it is a file");
         let memory = tempfile::tempfile().expect("a file for the test");
         let files = SnapshotFiles { memory, state: file, directory: "store/snapshot".into() };
         let nowhere = ImageFiles { kernel: "k".into(), initramfs: "i".into(), root: "r".into() };
         let spec = VmSpec {
+            template: template("a"),
             files: nowhere,
             vcpus: Vcpus(1),
             memory: MemoryMib(128),

@@ -179,7 +179,7 @@ pub fn refusals() -> Result<String> {
             ("another processor", codec::encode(&elsewhere)?, "it was made on another processor"),
             ("cut", whole[..whole.len() / 2].to_vec(), "bytes long instead of"),
             ("flipped", changed(whole.len() / 2, 4), "it is damaged"),
-            ("another version", changed(8, 3), "it is of version 2"),
+            ("another version", changed(8, 3), "it is of version 1"),
             ("foreign", b"#!/bin/sh".to_vec(), "it is no snapshot"),
             ("empty", Vec::new(), "it is no snapshot"),
         ];

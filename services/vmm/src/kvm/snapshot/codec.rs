@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::PLANTED_BUG;
 
 /// The version that is written and the only one that is read. It changes whenever the state does.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"OMNIRUNS";
 /// Magic, version, length of the state, CRC-32 of everything else.
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_head_is_what_it_will_always_be() {
-        assert_eq!(bytes()[..12], *b"OMNIRUNS\x01\0\0\0");
+        assert_eq!(bytes()[..12], *b"OMNIRUNS\x02\0\0\0");
     }
 
     #[test]
@@ -131,9 +131,9 @@ mod tests {
     #[test]
     fn another_version_is_named_before_anything_else_is_believed() {
         let mut other = bytes();
-        other[8] = 2;
+        other[8] = 1;
         let said = decode::<Sample>(&other).expect_err("it is refused").to_string();
-        assert_eq!(said, "it is of version 2, and this program reads version 1");
+        assert_eq!(said, "it is of version 1, and this program reads version 2");
     }
 
     proptest! {

@@ -6,7 +6,7 @@ use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
     kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{Kvm, VcpuFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use omnirun_vmm_api::MonitorError;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,33 @@ const LVT_LINT1: usize = 0x360;
 const FROM_OLD_CONTROLLER: u32 = 7 << 8;
 const NON_MASKABLE: u32 = 4 << 8;
 const DELIVERY_MODE: u32 = 7 << 8;
+
+/// How far two rates of time-stamp counters may be apart to count as one: KVM's own limit (its parameter
+/// `tsc_tolerance_ppm`). A rate is measured at each start of a host, and is never quite the same.
+const RATE_TOLERANCE_PPM: u64 = 250;
+
+/// What a host can do about the rate of a guest's time-stamp counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// Give it any.
+    AnyRate,
+    /// Give it the host's own.
+    OwnRate,
+}
+
+impl Counter {
+    /// Of this machine's host.
+    pub fn of(vm: &VmFd) -> Self {
+        if vm.check_extension(Cap::TscControl) { Self::AnyRate } else { Self::OwnRate }
+    }
+
+    /// Whether a guest that has counted at this rate can go on where the processor counts at another one. KVM would
+    /// take a slower processor too, and correct its counter at each exit.
+    fn keeps(self, made_khz: u32, here_khz: u32) -> bool {
+        let apart = u64::from(made_khz.abs_diff(here_khz)) * 1_000_000;
+        self == Self::AnyRate || apart <= u64::from(here_khz) * RATE_TOLERANCE_PPM
+    }
+}
 
 /// A processor in a snapshot.
 #[derive(Serialize, Deserialize)]
@@ -168,10 +195,14 @@ impl VcpuState {
 
     /// Writes a fresh processor. CPUID comes before the system registers and the local controller, which are checked
     /// against it, and the timer's deadline after the local controller, which must be in deadline mode to take it.
-    pub fn load(&self, vcpu: &VcpuFd) -> Result<(), MonitorError> {
+    pub fn load(&self, vcpu: &VcpuFd, counter: Counter) -> Result<(), MonitorError> {
         let write = kvm("restore a processor of");
-        // A host without a scalable counter refuses any other rate than its own, also where it is the same.
-        if vcpu.get_tsc_khz().map_err(&write)? != self.tsc_khz {
+        let (made, here) = (self.tsc_khz, vcpu.get_tsc_khz().map_err(&write)?);
+        if !counter.keeps(made, here) {
+            let why = format!("it counted at {made} kHz, and this host's processor counts at {here} alone");
+            return Err(failed("keep the time of")(io::Error::other(why)));
+        }
+        if counter == Counter::AnyRate && made != here {
             vcpu.set_tsc_khz(self.tsc_khz).map_err(&write)?;
         }
         set_cpuid(vcpu, &self.cpuid)?;
@@ -216,6 +247,17 @@ mod tests {
         let state = state_with(vec![msr(IA32_TSC_DEADLINE, 0), msr(IA32_TSC, 77), msr(STAR, 1)]);
         let ordered: Vec<_> = state.ordered_msrs().iter().map(|msr| (msr.index, msr.data)).collect();
         assert_eq!(ordered, [(IA32_TSC, 77), (STAR, 1), (IA32_TSC_DEADLINE, 77)]);
+    }
+
+    #[test]
+    fn a_guest_goes_on_at_its_own_rate_or_where_the_rate_is_as_good_as_its_own() {
+        for here in [1_999_501, 2_000_000, 2_000_499] {
+            assert!(Counter::OwnRate.keeps(2_000_000, here), "{here}");
+        }
+        for here in [1_000_000, 1_999_499, 2_000_501, 3_000_000, 0] {
+            assert!(!Counter::OwnRate.keeps(2_000_000, here), "{here}");
+            assert!(Counter::AnyRate.keeps(2_000_000, here), "{here}");
+        }
     }
 
     fn state_with(msrs: Vec<kvm_msr_entry>) -> VcpuState {

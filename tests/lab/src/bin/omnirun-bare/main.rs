@@ -6,6 +6,7 @@ mod refused;
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -22,9 +23,7 @@ use omnirun_vmm::{
     },
     store::Template,
 };
-use omnirun_vmm_api::{
-    Guest, ImageFiles, MemoryBacking, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec,
-};
+use omnirun_vmm_api::{Guest, MemoryBacking, MemoryMib, Monitor, Purpose, SnapshotFiles, Vcpus, VmSpec};
 
 /// The template store in the initramfs.
 const STORE: &str = "/images";
@@ -78,18 +77,17 @@ fn run(mode: &[&str], door: Option<Door>) -> Result<()> {
     let mut kvm = Kvm::find()?;
     match *mode {
         ["init", fifo] => {
-            let mut files = files()?;
-            files.initramfs = BENCH_INITRAMFS.into();
-            let spec = spec(files, MemoryMib(128));
+            let mut spec = spec(MemoryMib(128))?;
+            spec.files.initramfs = BENCH_INITRAMFS.into();
             let mut kvm = kvm.with_console(Path::new(fifo))?;
-            confine(&mut kvm, &spec, door)?;
+            confine(&mut kvm, &spec, None, door)?;
             hold(&mut *kvm.start(&spec)?)
         }
         ["snapshot", directory, memory] => snapshot(&kvm, Path::new(directory), MemoryMib(memory.parse()?)),
         [how @ ("restore" | "pooled"), directory, memory] => {
-            let spec = spec(files()?, MemoryMib(memory.parse()?));
+            let spec = spec(MemoryMib(memory.parse()?))?;
             let files = open(Path::new(directory))?;
-            confine(&mut kvm, &spec, door)?;
+            confine(&mut kvm, &spec, Some(&files), door)?;
             if how == "pooled" {
                 kvm.make_spare()?;
                 say("pooled")?;
@@ -104,28 +102,26 @@ fn run(mode: &[&str], door: Option<Door>) -> Result<()> {
 }
 
 /// Goes into the jail whose door this is.
-fn confine(kvm: &mut Kvm, spec: &VmSpec, door: Option<Door>) -> Result<()> {
+fn confine(kvm: &mut Kvm, spec: &VmSpec, snapshot: Option<&SnapshotFiles>, door: Option<Door>) -> Result<()> {
     if let Some(door) = door {
-        kvm.enclose(spec)?;
+        kvm.enclose(spec, snapshot)?;
         door.close(Path::new(STORE))?;
         filter::seal()?;
     }
     Ok(())
 }
 
-fn files() -> Result<ImageFiles> {
-    Ok(Template::open(Path::new(STORE), "base")?.files)
-}
-
-fn spec(files: ImageFiles, memory: MemoryMib) -> VmSpec {
-    VmSpec {
+fn spec(memory: MemoryMib) -> Result<VmSpec> {
+    let Template { digests, files, .. } = Template::open(Path::new(STORE), "base")?;
+    Ok(VmSpec {
+        template: digests,
         files,
         vcpus: Vcpus(1),
         memory,
         backing: MemoryBacking::Anonymous,
         state_dir: PathBuf::from("/tmp"),
         purpose: Purpose::Snapshot,
-    }
+    })
 }
 
 fn say(line: &str) -> Result<()> {
@@ -146,12 +142,14 @@ fn hold(guest: &mut dyn Guest) -> Result<()> {
 }
 
 fn snapshot(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
-    let mut guest = kvm.start(&spec(files()?, memory))?;
+    let mut guest = kvm.start(&spec(memory)?)?;
     let mut port = guest.take_port().context("no port")?;
     // The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, section 3.4): the agent answers with its own.
     port.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
-    port.read_exact(&mut [0; 9])?;
+    let mut settings = [0; 9];
+    port.read_exact(&mut settings)?;
     say("answered")?;
+    warm(&mut port, settings)?;
     drop(port);
     wait_idle(&mut *guest)?;
     fs::create_dir_all(directory)?;
@@ -164,6 +162,22 @@ fn snapshot(kvm: &Kvm, directory: &Path, memory: MemoryMib) -> Result<()> {
     guest.snapshot(files)?;
     say(&format!("snapshot {} {}", paused.as_micros(), since.elapsed().as_micros()))?;
     hold(&mut *guest)
+}
+
+/// Has the agent make itself ready for a snapshot, as an owner does: `POST /warm` in a HEADERS frame that ends its stream, then its answer,
+/// 204 (RFC 9113, section 6.2; RFC 7541, appendix A, entries 3, 6, 4 and 9). Its first SETTINGS frame has been read but for what is in it.
+fn warm(port: &mut UnixStream, settings: [u8; 9]) -> Result<()> {
+    port.write_all(b"\0\0\x09\x01\x05\0\0\0\x01\x83\x86\x04\x05/warm")?;
+    let mut head = settings;
+    loop {
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        port.read_exact(&mut payload)?;
+        if head[3] == 1 {
+            ensure!(payload.first() == Some(&(0x80 | 9)), "the agent refuses to get warm");
+            return Ok(());
+        }
+        port.read_exact(&mut head)?;
+    }
 }
 
 /// Waits until the guest has nothing to do: its agent has seen that the host has gone.
