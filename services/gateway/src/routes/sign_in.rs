@@ -117,6 +117,7 @@ pub(crate) struct SignedIn {
     responses((status = 200, body = SignedIn), (status = 204, description = "The session cookie was set.")))]
 pub(crate) async fn verify_code(
     State(app): State<App>,
+    peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     Body(body): Body<CodeVerification>,
 ) -> Result<Response, ApiError> {
@@ -140,6 +141,7 @@ pub(crate) async fn verify_code(
         challenge,
         proof: CodeProof::of(challenge.unwrap_or(NO_CHALLENGE), &code),
         page_secret: body.verifier.map(Personal),
+        network: asking_network(&app, peer, &headers),
         kind,
         credential: NewCredential { verifier: token.verifier(), hint: token.hint() },
     };
