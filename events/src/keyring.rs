@@ -8,8 +8,10 @@ use crate::envelope::Role;
 use crate::event::Event;
 use crate::id::{HostId, KeyId};
 use crate::keys::{Digest, KeyEnrolled};
-use crate::log::Sequence;
+use crate::log::{Position, Sequence};
 use crate::signing::{PublicKey, WeakKey, key_id};
+use crate::subject::Log;
+use crate::unit::Timestamp;
 
 /// A key that was enrolled.
 #[derive(Debug, Clone)]
@@ -20,11 +22,29 @@ pub struct RingEntry {
     pub role: Role,
     /// The one host it speaks for, when it is a worker's.
     pub host: Option<HostId>,
-    /// Position in EVENTS from which it is not believed any more.
-    pub retired_at: Option<Sequence>,
+    /// From when on it is not believed any more.
+    pub retired_at: Option<Retirement>,
+}
+
+/// The end of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retirement {
+    /// The position in EVENTS that says so: no later record there is believed.
+    pub sequence: Sequence,
+    /// When it was said, by the operator's clock. Other logs have no position to compare with: what its holder dates later is not believed
+    /// there. Whoever stole the key can date back, so a stolen host's access to the bus is replaced as well (docs/runbooks/lost-host.md).
+    pub at: Timestamp,
 }
 
 impl RingEntry {
+    /// Whether the key had been retired when it signed a record of this time, filed at `place`.
+    pub fn had_ended(&self, place: Position, said_at: Timestamp) -> bool {
+        self.retired_at.is_some_and(|retired| match place.log {
+            Log::Events => place.sequence > retired.sequence,
+            Log::Keys | Log::Auth | Log::Usage(_) => said_at > retired.at,
+        })
+    }
+
     fn enrolment(&self, key: KeyId) -> KeyEnrolled {
         KeyEnrolled { key, public: self.public.to_bytes(), role: self.role, host: self.host }
     }
@@ -42,8 +62,8 @@ pub struct KeyRing {
 pub struct RingState {
     /// The pinned root key.
     pub root: Digest,
-    /// Every enrolment, with the position of its retirement.
-    pub enrolled: Vec<(KeyEnrolled, Option<Sequence>)>,
+    /// Every enrolment, with its retirement.
+    pub enrolled: Vec<(KeyEnrolled, Option<Retirement>)>,
 }
 
 /// Why an enrolment is not followed.
@@ -112,9 +132,9 @@ impl KeyRing {
             .map(|(id, entry)| (*id, entry))
     }
 
-    /// Follows one event of `sys.keys` at `sequence`, which the caller knows to be signed by the root key. Enrolling twice
+    /// Follows one event of `sys.keys` at `sequence`, said at `at`, which the caller knows to be signed by the root key. Enrolling twice
     /// changes nothing; events of other kinds are passed over.
-    pub fn apply(&mut self, event: &Event, sequence: Sequence) -> Result<(), EnrolError> {
+    pub fn apply(&mut self, event: &Event, sequence: Sequence, at: Timestamp) -> Result<(), EnrolError> {
         match event {
             Event::KeyEnrolled(enrolled) => self.enrol(enrolled),
             Event::KeyRetired(retired) if retired.key == key_id(Role::Root, &self.root) => {
@@ -122,7 +142,7 @@ impl KeyRing {
             }
             Event::KeyRetired(retired) => {
                 if let Some(entry) = self.entries.get_mut(&retired.key) {
-                    entry.retired_at.get_or_insert(sequence);
+                    entry.retired_at.get_or_insert(Retirement { sequence, at });
                 }
                 Ok(())
             }

@@ -1,11 +1,13 @@
 //! Who is believed: every record is checked here before a fold sees it.
 //!
-//! Two kinds of findings. A [`Fault`] means that the log itself is damaged or forged: whoever follows it stops. A [`Verdict::Ignored`]
-//! record is well made but says what its key may not say: it is reported, folds never see it, and the chain goes on through it.
+//! Two kinds of findings. A [`Fault`] means that the log itself is damaged or forged: whoever follows it stops, unless a host may have put
+//! it there ([`Verifier::pass`]). A [`Verdict::Ignored`] record is well made but says what its key may not say: it is reported, folds never
+//! see it, and the chain goes on through it.
 //!
 //! A record that a tombstone names is neither: it counts as gone, see [`crate::erasure`].
 
 mod opened;
+mod pass;
 mod tombstones;
 
 use std::collections::HashMap;
@@ -89,12 +91,6 @@ pub enum FaultKind {
         /// The key.
         key: KeyId,
     },
-    /// Signed by a key after its retirement.
-    #[error("its key {key} was retired before")]
-    RetiredKey {
-        /// The key.
-        key: KeyId,
-    },
     /// The signature does not fit.
     #[error("its signature does not fit")]
     Signature,
@@ -106,6 +102,8 @@ pub enum FaultKind {
 pub enum Ignored {
     /// Its key's role may not say one of its events.
     Role(Role),
+    /// Its key was retired before: whoever still has it says nothing any more, and stops nobody.
+    Retired,
     /// A worker spoke for a sandbox or host that is not its own.
     ForeignHost,
     /// It says that somebody acted for whom its key cannot speak.
@@ -135,7 +133,8 @@ pub enum Verdict {
 pub enum Depth {
     /// Chain, signature, role.
     Signatures,
-    /// Chain and role: for records up to a position whose signatures were verified before and whose heads are known.
+    /// Chain and role: for records up to a position whose signatures were verified before, none of which was passed, and whose heads are
+    /// known.
     Chains,
 }
 
@@ -257,11 +256,11 @@ impl Verifier {
         log: Log,
         opened: Opened,
         depth: Depth,
-    ) -> Result<(Stored, Verdict), Fault> {
+    ) -> (Stored, Result<Verdict, Fault>) {
         let Opened { stored, content } = opened;
         let at = Position { log, sequence: stored.sequence };
-        let verdict = self.try_check(log, &stored, content, depth).map_err(|kind| Fault { at, kind })?;
-        Ok((stored, verdict))
+        let verdict = self.try_check(log, &stored, content, depth).map_err(|kind| Fault { at, kind });
+        (stored, verdict)
     }
 
     fn try_check(
@@ -306,9 +305,6 @@ impl Verifier {
         }
         let key = record.header.key;
         let entry = self.ring.get(key).ok_or(FaultKind::UnknownKey { key })?;
-        if log == Log::Events && entry.retired_at.is_some_and(|retired| stored.sequence > retired) {
-            return Err(FaultKind::RetiredKey { key });
-        }
         if depth == Depth::Signatures {
             entry.public.verify(&record).map_err(|_| FaultKind::Signature)?;
         }
@@ -317,7 +313,9 @@ impl Verifier {
             Some(known) => known.head = head,
             None => drop(self.subjects.insert(subject.clone(), Known { head, ..Known::default() })),
         }
-        Ok(match self.authorise(&record, entry).and_then(|()| self.follow(&record, stored)) {
+        let is_retired = entry.had_ended(Position { log, sequence: stored.sequence }, record.header.at);
+        let allowed = if is_retired { Err(Ignored::Retired) } else { self.authorise(&record, entry) };
+        Ok(match allowed.and_then(|()| self.follow(&record, stored)) {
             Ok(()) => Verdict::Believed(record),
             Err(ignored) => Verdict::Ignored(record, ignored),
         })
@@ -383,7 +381,7 @@ impl Verifier {
                 // On a copy, so that a record that is ignored for one enrolment leaves none of its others behind.
                 let mut ring = self.ring.clone();
                 for event in &record.events {
-                    let applied = ring.apply(event, stored.sequence);
+                    let applied = ring.apply(event, stored.sequence, record.header.at);
                     applied.map_err(|error: EnrolError| Ignored::Enrolment(error.to_string()))?;
                 }
                 self.ring = ring;

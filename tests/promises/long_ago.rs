@@ -134,6 +134,7 @@ impl LongAgo {
             challenge: Some(challenge),
             proof: CodeProof::of(challenge, &code.context("the mail has come")?),
             page_secret: None,
+            network: None,
             kind: TokenKind::Cli,
             credential: NewCredential { verifier: TokenVerifier([7; 32]), hint: "abc123".to_owned() },
         };

@@ -77,6 +77,27 @@ async fn a_month_that_is_over_is_closed_and_its_owner_computes_the_statement_aga
     let (elsewhere, export) = (tempfile::tempdir()?, export.to_string_lossy().into_owned());
     let (exit, text) = ops(elsewhere.path(), &["statement", "--root-key", &root, "--from", &export]).await?;
     assert!(exit == 0 && text.contains("the same bytes"), "{text}");
+
+    // What is wrong with a closed month is corrected beside it; a plan changes with the next month.
+    let (account, start) = (account.to_string(), statements[0]["start"].as_str().context("a start")?);
+    let by = ["--operator", "night shift", "--reason", "request 17"];
+    let charge = ["account", "correct", &account, &start[..10], "charge", "5000000"];
+    let (exit, text) = ops(&world.data(), &[&charge[..], &by].concat()).await?;
+    assert_eq!(exit, 0, "{text}");
+    let (exit, text) =
+        ops(&world.data(), &[&["account", "plan", &account, "launch"][..], &by].concat()).await?;
+    assert!(exit == 0 && text.contains("from: "), "{text}");
+    assert_eq!(owner.get("/account").await?.expect(200)?["plan"], "sandbox");
+    let due = async {
+        loop {
+            let statements = owner.get("/account/statements").await?.expect(200)?;
+            if statements[0]["due"]["cents"] == 5 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), due).await.context("not corrected")??;
     world.close().await
 }
 

@@ -90,6 +90,17 @@ async fn what_is_91_days_old_is_gone_with_its_files_and_its_free_text_and_at_89_
         let (exit, text) = ops(&data, &["replay", view]).await?;
         assert_eq!(exit, 0, "{text}");
     }
+    // An operator sees that nothing is left to go, and has nothing removed that no plan showed.
+    let (exit, plan) = ops(&data, &["retention", "plan"]).await?;
+    assert!(exit == 0 && plan.contains("sandboxes of which nothing is left: 0"), "{plan}");
+    let hash = plan.lines().find_map(|line| line.strip_prefix("plan: ")).context("a hash")?.to_owned();
+    for (hash, expected) in [(hash, 0), ("0".repeat(64), 2)] {
+        let who = ["--operator", "night shift", "--reason", "a look at it"];
+        let (exit, text) = ops(&data, &[&["retention", "apply", &hash], &who[..]].concat()).await?;
+        assert_eq!(exit, expected, "{text}");
+    }
+    let (_, acted) = ops(&data, &["tail", "--from", "1", "--filter", "sys.ops"]).await?;
+    assert_eq!(acted.matches("ops.acted").count(), 2, "{acted}");
     up.stop().await?;
     let root = std::fs::read_to_string(data.join("root.pub"))?;
     let (exit, text) = ops(&data, &["verify", "--root-key", root.trim()]).await?;

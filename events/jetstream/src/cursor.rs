@@ -50,7 +50,7 @@ impl StreamCursor {
             match arrived {
                 Err(broken) => self.drop_feed(&broken),
                 Ok((sequence, message)) => match self.take(sequence, message) {
-                    Ok(record) => records.push(record),
+                    Ok(record) => records.extend(record),
                     // What came before it is good and has been counted; the bad one is read again by the next call.
                     Err(_) if !records.is_empty() => break,
                     Err(error) => return Err(error),
@@ -60,8 +60,8 @@ impl StreamCursor {
         Ok(Page { records, through: self.through })
     }
 
-    /// Counts the feed's next record as handed out; if it cannot be, the feed ends and the next one brings it again.
-    fn take(&mut self, sequence: Sequence, message: Message) -> Result<Stored, ReadError> {
+    /// Counts the feed's next record as handed out, or as skipped; if it cannot be, the feed ends and the next one brings it again.
+    fn take(&mut self, sequence: Sequence, message: Message) -> Result<Option<Stored>, ReadError> {
         let subject = message.subject.clone();
         let record = stored(self.log, sequence, &subject, message.message.payload)
             .inspect_err(|_| self.feed = None)?;
@@ -83,7 +83,11 @@ impl StreamCursor {
             }
             let Some(feed) = &mut self.feed else { continue };
             match feed.next().await {
-                Ok((sequence, message)) => return self.take(sequence, message),
+                Ok((sequence, message)) => {
+                    if let Some(record) = self.take(sequence, message)? {
+                        return Ok(record);
+                    }
+                }
                 Err(broken) => {
                     self.drop_feed(&broken);
                     tokio::time::sleep(REOPEN).await;
@@ -120,7 +124,7 @@ impl StreamCursor {
             };
             let sequence = Sequence(message.sequence);
             match stored(self.log, sequence, &message.subject, message.payload) {
-                Ok(record) => records.push(record),
+                Ok(record) => records.extend(record),
                 Err(_) if !records.is_empty() => break,
                 Err(error) => return Err(error),
             }

@@ -55,23 +55,35 @@ impl JetStreamLog {
         Ok(answer.purged)
     }
 
+    /// Overwrites until a listing is empty: a rotation of the master key may wrap a key anew after it was listed. Each listing is of what was
+    /// appended since the last one, so this ends.
     async fn overwrite(&self, log: Log, filter: Filter, through: Sequence) -> Result<u64, Source> {
-        let stream = self.server.stream(log).await;
         let mut overwritten = 0;
-        for record in read_to_end(self, log, filter, Sequence::NONE).await? {
-            if record.sequence > through {
-                break;
+        loop {
+            let records = read_to_end(self, log, filter.clone(), Sequence::NONE).await?;
+            let sequences = records.iter().map(|record| record.sequence);
+            let listed: Vec<Sequence> = sequences.take_while(|sequence| *sequence <= through).collect();
+            if listed.is_empty() {
+                return Ok(overwritten);
             }
-            match stream.delete_message(record.sequence.0).await {
-                Ok(_) => overwritten += 1,
-                Err(error) => match error.kind() {
-                    // Somebody else overwrote it first.
-                    DeleteMessageErrorKind::JetStream(refusal)
-                        if refusal.error_code() == ErrorCode::NO_MESSAGE_FOUND => {}
-                    _ => return Err(error.into()),
-                },
+            for sequence in listed {
+                overwritten += u64::from(self.overwrite_one(log, sequence).await?);
             }
         }
-        Ok(overwritten)
+    }
+
+    /// Whether it was there: somebody else may have overwritten it first.
+    async fn overwrite_one(&self, log: Log, sequence: Sequence) -> Result<bool, Source> {
+        match self.server.stream(log).await.delete_message(sequence.0).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                DeleteMessageErrorKind::JetStream(refusal)
+                    if refusal.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
+                {
+                    Ok(false)
+                }
+                _ => Err(error.into()),
+            },
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::JetStreamLog;
 use crate::connect::duration;
 use crate::error::{Source, unavailable};
-use crate::server::{Server, stored};
+use crate::server::{Server, foreign, stored};
 
 /// How long one request for a record stands at the server before it is made again.
 const PULL: Duration = Duration::from_secs(20);
@@ -113,6 +113,7 @@ fn delivery(log: Log, message: Message) -> Result<Delivery, ReadError> {
     };
     let (message, acker) = message.split();
     let stored = stored(log, sequence, &message.subject, message.payload)?;
+    let stored = stored.ok_or_else(|| foreign(log, sequence))?;
     let attempt = u32::try_from(delivered).unwrap_or(u32::MAX);
     Ok(Delivery { stored, attempt, receipt: Box::new(Answer { log, acker }) })
 }

@@ -23,6 +23,6 @@ impl Read for JetStreamLog {
         let log = subject.log();
         let last = self.server.last_of(log, &Filter::exactly(subject)).await;
         let Some(message) = last.map_err(|error| unavailable(log, error))? else { return Ok(None) };
-        stored(log, Sequence(message.sequence), &message.subject, message.payload).map(Some)
+        stored(log, Sequence(message.sequence), &message.subject, message.payload)
     }
 }

@@ -104,21 +104,49 @@ fn is_missing(error: &InfoError) -> bool {
     refusal.is_some_and(|refusal| refusal.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// The record in a message.
+/// The record in a message. None where a host may have filed it under a subject that is none: that is nobody's record, and no reason to stop
+/// reading.
 pub(crate) fn stored(
     log: Log,
     sequence: Sequence,
     subject: &str,
     record: bytes::Bytes,
-) -> Result<Stored, ReadError> {
-    let subject: Subject = subject.parse().map_err(|_| foreign(log, sequence))?;
-    if subject.log() != log {
-        return Err(foreign(log, sequence));
+) -> Result<Option<Stored>, ReadError> {
+    match subject.parse::<Subject>() {
+        Ok(subject) if subject.log() == log => Ok(Some(Stored { sequence, subject, record })),
+        Err(_) if is_where_hosts_write(subject) => {
+            tracing::error!(%log, position = sequence.0, "a host has filed something under a subject that is none");
+            Ok(None)
+        }
+        _ => Err(foreign(log, sequence)),
     }
-    Ok(Stored { sequence, subject, record })
 }
 
-fn foreign(log: Log, sequence: Sequence) -> ReadError {
+/// Whether the permissions in nats.conf let a worker publish there.
+fn is_where_hosts_write(subject: &str) -> bool {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    matches!(tokens[..], ["evt", _, "sandbox", _] | ["sys", "host", _] | ["usage", _, _, _])
+}
+
+pub(crate) fn foreign(log: Log, sequence: Sequence) -> ReadError {
     let what = "its subject is none of this log's".to_owned();
     ReadError::Corrupt { at: Position { log, sequence }, what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_that_is_none_is_skipped_where_hosts_write_and_damage_elsewhere() {
+        let read = |subject| stored(Log::Events, Sequence(1), subject, bytes::Bytes::new());
+        for subject in ["evt.x.sandbox.y", "sys.host.x"] {
+            assert!(matches!(read(subject), Ok(None)), "{subject}");
+        }
+        let foreign = ["evt.x.account.self", "evt.x.sandbox", "sys.x", "auth.x.used", "x"];
+        for subject in foreign {
+            assert!(matches!(read(subject), Err(ReadError::Corrupt { .. })), "{subject}");
+        }
+        assert!(matches!(read("sys.registry"), Ok(Some(_))));
+    }
 }

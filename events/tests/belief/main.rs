@@ -5,6 +5,7 @@ mod sample;
 mod erasure;
 mod golden;
 mod keys;
+mod passing;
 mod roles;
 mod round_trip;
 mod tampering;

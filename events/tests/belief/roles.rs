@@ -191,11 +191,25 @@ fn a_retired_key_is_believed_before_its_retirement_and_not_after() {
     let retired = KeyRetired { key: worker.id() };
     believed(&mut log, &worker, sandbox_subject(), vec![event("sandbox.started")]);
     believed(&mut log, &root(), SubjectKind::KeyRing, vec![retired.into()]);
-    let kind = faulty(&mut log, &worker, sandbox_subject(), vec![event("sandbox.stopped")]);
-    assert!(matches!(kind, FaultKind::RetiredKey { key } if key == worker.id()), "{kind:?}");
+    ignored(&mut log, &worker, sandbox_subject(), vec![event("sandbox.stopped")], Ignored::Retired);
+    // Others go on after it.
+    believed(&mut log, &signer(Role::Commands, 0), sandbox_subject(), vec![event("sandbox.stop_requested")]);
     let again = vec![enrolment(Role::Worker, 0).into()];
     believed(&mut log, &root(), SubjectKind::KeyRing, again);
     assert!(log.verifier.ring().get(worker.id()).is_some_and(|entry| entry.retired_at.is_some()));
+}
+
+#[test]
+fn a_retired_key_says_nothing_in_the_usage_logs_either() {
+    let mut log = claimed();
+    let worker = signer(Role::Worker, 0);
+    believed(&mut log, &worker, usage_subject(), vec![event("usage.metered")]);
+    let (host, metered) = (Actor::Host(host(0)), || vec![event("usage.metered")]);
+    let before = log.next(&worker, host, usage_subject(), metered());
+    believed(&mut log, &root(), SubjectKind::KeyRing, vec![KeyRetired { key: worker.id() }.into()]);
+    // Said before and read after: what a key said while it was believed stays.
+    assert!(matches!(log.check(&before), Ok(Verdict::Believed(_))));
+    ignored(&mut log, &worker, usage_subject(), metered(), Ignored::Retired);
 }
 
 #[test]

@@ -114,8 +114,8 @@ impl<F: Fold> Follower<F> {
     }
 }
 
-/// Starts to follow `source` for a fold, from its checkpoint if there is a good one. Records that cannot be believed stop the read model;
-/// those that are ignored are reported.
+/// Starts to follow `source` for a fold, from its checkpoint if there is a good one. Records that cannot be believed stop the read model,
+/// except where a host may have put them; those, and those that are ignored, are reported.
 pub async fn follow<F: Fold>(
     reader: Arc<dyn Read>,
     root: Digest,
@@ -259,9 +259,12 @@ impl<F: Fold> Task<F> {
         let mut done = 0;
         while let Err(fault) = self.fold_some(page, &mut done) {
             // Records may have been removed between those that were read. Where the tombstones say nothing new, it is a fault.
-            if !fault.may_be_erasure() || !self.learn_tombstones().await? {
-                return Err(End::Fault(fault));
+            if fault.may_be_erasure() && self.learn_tombstones().await? {
+                continue;
             }
+            let Some(stored) = page.records.get(done) else { return Err(End::Fault(fault)) };
+            self.live.update(|inner| pass(inner, self.log, stored, fault)).map_err(End::Fault)?;
+            done += 1;
         }
         Ok(())
     }
@@ -331,6 +334,24 @@ impl<F: Fold> Inner<F> {
 fn apply<F: Fold>(inner: &mut Inner<F>, log: Log, stored: &Stored, depth: Depth) -> Result<(), Fault> {
     let verdict = inner.verifier.check(log, stored, depth)?;
     take(inner, log, stored, verdict);
+    Ok(())
+}
+
+/// Passes and reports a record that cannot be believed, if a host may have put it there; the position moves with the state. Otherwise the fault
+/// is the answer.
+pub(crate) fn pass<F: Fold>(
+    inner: &mut Inner<F>,
+    log: Log,
+    stored: &Stored,
+    fault: Fault,
+) -> Result<(), Fault> {
+    if !inner.verifier.pass(log, stored) {
+        return Err(fault);
+    }
+    metrics::counter!("omnirun_view_passed_total", "view" => F::NAME).increment(1);
+    let position = stored.sequence.0;
+    tracing::error!(view = F::NAME, %log, position, reason = %fault.kind, "a record where hosts write cannot be believed");
+    inner.positions.insert(log, stored.sequence);
     Ok(())
 }
 

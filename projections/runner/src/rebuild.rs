@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::follow::{Source, take};
+use crate::follow::{Source, pass, take};
 use crate::live::Inner;
 
 /// Records that are read, opened and folded together: few enough that they are still in the processor's cache when the next one handles them.
@@ -125,8 +125,13 @@ async fn fold_log<F: Fold>(
             if opened.sequence() > through {
                 return Ok(records);
             }
-            let (stored, verdict) = inner.verifier.check_opened(log, opened, depth)?;
-            take(inner, log, &stored, verdict);
+            match inner.verifier.check_opened(log, opened, depth) {
+                (stored, Ok(verdict)) => take(inner, log, &stored, verdict),
+                (_, Err(fault)) if fault.may_be_erasure() && has_news(reader, inner).await? => {
+                    return Err(fault.into());
+                }
+                (stored, Err(fault)) => pass(inner, log, &stored, fault)?,
+            }
             records += 1;
         }
         // Folding a page takes milliseconds and never waits.
@@ -134,6 +139,12 @@ async fn fold_log<F: Fold>(
     }
     reading.await.expect("a cursor does not panic").map_err(failed)?;
     Ok(records)
+}
+
+/// Whether the tombstones say more than the verifier knows.
+async fn has_news<F: Fold>(reader: &dyn Read, inner: &Inner<F>) -> Result<bool, TombstonesError> {
+    let now = tombstones(reader, inner.verifier.ring().clone()).await?;
+    Ok(!inner.verifier.erased().includes(&now))
 }
 
 /// A page whose records are being opened.

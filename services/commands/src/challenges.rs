@@ -22,10 +22,19 @@ use crate::codes::TRIES;
 use crate::failure::Failure;
 use crate::writer::{Appended, Writer};
 
-/// Addresses with a live challenge that are remembered, at most.
+/// Lines with a live challenge that are remembered, at most.
 const NEWEST_MAX: usize = 50_000;
 
-/// The newest challenge of an address.
+/// Challenges of which the newest ends the others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Line {
+    /// Those to sign in with an address.
+    SignIn(Address),
+    /// Those to give an account another address, whichever that is.
+    ChangeEmail(AccountId),
+}
+
+/// The newest challenge of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Newest {
     /// Its account, or the one that it would get.
@@ -41,7 +50,7 @@ pub struct Newest {
 /// The challenges.
 pub struct Challenges {
     writer: Arc<Writer>,
-    newest: Mutex<HashMap<Address, Newest>>,
+    newest: Mutex<HashMap<Line, Newest>>,
 }
 
 impl Challenges {
@@ -50,38 +59,33 @@ impl Challenges {
         Self { writer, newest: Mutex::default() }
     }
 
-    /// The newest live challenge of an address that this process issued.
-    pub fn newest(&self, address: &Address, now: Timestamp) -> Option<Newest> {
-        self.lock().get(address).copied().filter(|newest| now < newest.expires_at)
+    /// The newest live challenge of a line that this process issued.
+    pub fn newest(&self, line: &Line, now: Timestamp) -> Option<Newest> {
+        self.lock().get(line).copied().filter(|newest| now < newest.expires_at)
     }
 
-    /// Makes `newest` the newest of its address and answers with the one it replaces.
-    pub fn replace(
-        &self,
-        address: &Address,
-        newest: Newest,
-        now: Timestamp,
-    ) -> Result<Option<Newest>, Rejection> {
+    /// Makes `newest` the newest of its line and answers with the one it replaces.
+    pub fn replace(&self, line: Line, newest: Newest, now: Timestamp) -> Result<Option<Newest>, Rejection> {
         let mut all = self.lock();
-        if all.len() >= NEWEST_MAX && !all.contains_key(address) {
+        if all.len() >= NEWEST_MAX && !all.contains_key(&line) {
             all.retain(|_, known| now < known.expires_at);
         }
-        if all.len() >= NEWEST_MAX && !all.contains_key(address) {
+        if all.len() >= NEWEST_MAX && !all.contains_key(&line) {
             let message = "Too many codes are on their way; try again in a minute.";
             return Err(Rejection::retryable(Code::RateLimited, message, Millis(60_000)));
         }
-        Ok(all.insert(address.clone(), newest).filter(|old| old.challenge != newest.challenge))
+        Ok(all.insert(line, newest).filter(|old| old.challenge != newest.challenge))
     }
 
-    /// Forgets the newest challenge of an address once its code was used.
-    pub fn forget(&self, address: &Address, challenge: ChallengeId) {
+    /// Forgets the newest challenge of a line once its code was used.
+    pub fn forget(&self, line: &Line, challenge: ChallengeId) {
         let mut all = self.lock();
-        if all.get(address).is_some_and(|newest| newest.challenge == challenge) {
-            all.remove(address);
+        if all.get(line).is_some_and(|newest| newest.challenge == challenge) {
+            all.remove(line);
         }
     }
 
-    /// Forgets every challenge that would sign in to an account: it is being erased.
+    /// Forgets every challenge of an account: it is being erased.
     pub fn forget_account(&self, account: AccountId) {
         self.lock().retain(|_, newest| newest.account != account);
     }
@@ -107,9 +111,10 @@ impl Challenges {
         self.append(SubjectKind::ChallengeIssued(challenge), Head::EMPTY, commit, issued.into(), now).await
     }
 
-    /// Whether the code of a challenge was used, or the challenge replaced.
-    pub async fn is_used(&self, challenge: ChallengeId) -> Result<bool, Failure> {
-        Ok(self.writer.last(&SubjectKind::ChallengeUsed(challenge).into()).await?.is_some())
+    /// The commit that used the code of a challenge, or that replaced the challenge.
+    pub async fn used_by(&self, challenge: ChallengeId) -> Result<Option<CommitId>, Failure> {
+        let used = self.writer.last(&SubjectKind::ChallengeUsed(challenge).into()).await?;
+        Ok(used.map(|(record, _)| record.header.commit))
     }
 
     /// Uses a challenge up; [`Answer::Late`] if it was used before.
@@ -161,7 +166,7 @@ impl Challenges {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Address, Newest>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Line, Newest>> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,7 +14,7 @@ use crate::master::MasterKey;
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// What a code looks like. A challenge stores its number of characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
     /// Six digits: five tries at one of 10^6 are a chance of 1 in 200 000.
     Short,

@@ -5,7 +5,7 @@
 //!   AccountClosing    nothing is admitted, every credential is dead
 //!   AccountQuiet      every sandbox is final and no host may claim one any more
 //!                     every host has said that it has nothing more to say (HostCaughtUp)
-//!   ReceiptIssued     the person was told, as long as their address can still be opened
+//!   ReceiptIssued     the person was told what will be destroyed, as long as their address can still be opened
 //!                     (what wraps the vault's key goes here, before the account's own keys)
 //!                     the account's wrapped keys are overwritten and purged: from here on nothing can be read
 //!   AccountClosed     every read model drops the account
@@ -23,7 +23,9 @@ mod remove;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::Personal;
 use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
@@ -62,6 +64,12 @@ const LOOK_EVERY: Millis = Millis(60_000);
 
 /// How long after an account was closed this process looks for late meters of it.
 const LATE_WITHIN: Millis = Millis(24 * 3600 * 1000);
+
+/// How long one try may take: others wait with their next step until it is over.
+const MAIL_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Accounts that are closed beside each other.
+const TOGETHER: usize = 8;
 
 /// Nobody waits for the answer to a step.
 const NOTHING: Outcome = Outcome::FieldsOpened(Vec::new());
@@ -144,14 +152,26 @@ impl CommandService {
             directory.accounts.closing().map(|(id, closing)| (id, closing.clone())).collect()
         });
         let count = closing.len();
-        for (account, closing) in closing {
-            self.challenges.forget_account(account);
-            self.go_on_closing(account, &closing).await?;
-        }
+        // Beside each other, for each may wait for the mail server.
+        let steps = closing.into_iter().map(|(account, closing)| self.close_further(account, closing));
+        stream::iter(steps).buffer_unordered(TOGETHER).collect::<()>().await;
         self.forget_closed();
         self.bury_strays().await?;
         self.remove_buried().await?;
         Ok(count)
+    }
+
+    async fn close_further(&self, account: AccountId, closing: Closing) {
+        self.challenges.forget_account(account);
+        self.or_later(self.go_on_closing(account, &closing).await);
+    }
+
+    /// One erasure that cannot go on keeps no other from it; the next look tries again.
+    fn or_later(&self, step: Result<(), Failure>) {
+        if step.is_err() {
+            metrics::counter!("omnirun_erasures_stuck_total").increment(1);
+            tracing::warn!("an erasure cannot go on now; the line before says why, and it is tried again");
+        }
     }
 
     async fn go_on_closing(&self, account: AccountId, closing: &Closing) -> Result<(), Failure> {
@@ -218,7 +238,8 @@ impl CommandService {
                 let document = self.receipt(account, closing).await?;
                 let to = Personal(address.as_str().to_owned());
                 let mail = Mail { to, content: Content::ErasureReceipt { document } };
-                match self.erasing.mail.send_mail(mail).await {
+                let sent = tokio::time::timeout(MAIL_PATIENCE, self.erasing.mail.send_mail(mail)).await;
+                match sent.unwrap_or(Err(MailError::Temporary)) {
                     Ok(()) => ReceiptMail::Sent,
                     Err(MailError::Temporary | MailError::NoResponders)
                         if now.since(closing.since) < MAIL_WITHIN =>

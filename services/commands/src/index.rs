@@ -84,7 +84,16 @@ impl AddressIndex {
 
     /// The account of an address, as of the last [`Self::sync`].
     pub fn get(&self, address: &Address) -> Option<AccountId> {
-        self.read(|known| known.accounts.get(address).copied())
+        self.find(address).map(|(_, account)| account)
+    }
+
+    /// The address as its account has it, and that account, as of the last [`Self::sync`]. What is sent goes there: however alike two texts may
+    /// look to the index, the one that proved itself is the account's.
+    pub fn find(&self, address: &Address) -> Option<(Address, AccountId)> {
+        self.read(|known| {
+            let (stored, account) = known.accounts.get_key_value(address)?;
+            Some((stored.clone(), *account))
+        })
     }
 
     /// Forgets an account's address: it is free.

@@ -17,6 +17,7 @@ pub mod guesses;
 pub mod index;
 pub mod limits;
 pub mod outbox;
+pub mod tries;
 
 pub mod decide;
 

@@ -7,7 +7,7 @@
 mod slots;
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -79,13 +79,23 @@ pub enum MasterKeyError {
         #[source]
         source: std::io::Error,
     },
-    /// Others than its owner may touch it.
+    /// It is not exactly its owner's to read and write.
     #[error("the master key {} has mode {mode:03o}; make it 600 and consider it seen by whoever could read it", path.display())]
     Mode {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// It belongs to somebody else, who may read it and replace it whatever its mode says.
+    #[error("the master key {} belongs to user {owner} and not to {wanted}, as whom this runs", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose it has to be.
+        wanted: u32,
     },
     /// Neither slot is whole.
     #[error("the master key {} is damaged in both slots; restore it from its copy", path.display())]
@@ -120,7 +130,9 @@ impl MasterKey {
 
     /// Loads the file. The slot with the higher epoch is the current key.
     pub fn load(path: &Path) -> Result<Self, MasterKeyError> {
-        let epochs = read(path)?;
+        let file =
+            File::open(path).map_err(|source| MasterKeyError::Read { path: path.to_owned(), source })?;
+        let epochs = epochs_of(path, &file)?;
         Ok(Self::of(Some(path.to_owned()), epochs))
     }
 
@@ -164,7 +176,7 @@ impl MasterKey {
     /// known from here on.
     pub(crate) async fn turn(&self) -> Result<Turn<RwLockReadGuard<'_, ()>>, MasterKeyError> {
         let here = self.turns.read().await;
-        let file = self.locked(File::lock_shared)?;
+        let file = self.locked(File::lock_shared).await?;
         Ok(Turn { _here: here, file })
     }
 
@@ -194,20 +206,16 @@ impl MasterKey {
 
     async fn turn_alone(&self) -> Result<Turn<RwLockWriteGuard<'_, ()>>, MasterKeyError> {
         let here = self.turns.write().await;
-        let file = self.locked(File::lock)?;
+        let file = self.locked(File::lock).await?;
         Ok(Turn { _here: here, file })
     }
 
     /// The file under a lock of its own (flock(2) belongs to what was opened), after taking in what is in it.
-    fn locked(&self, lock: fn(&File) -> std::io::Result<()>) -> Result<Option<File>, MasterKeyError> {
-        let Some(path) = &self.path else { return Ok(None) };
-        let failed = |source| MasterKeyError::Rotate { path: path.clone(), source };
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
-        lock(&file).map_err(failed)?;
-        let epochs = slots::read(&file).map_err(failed)?;
-        if epochs.is_empty() {
-            return Err(MasterKeyError::Damaged { path: path.clone() });
-        }
+    async fn locked(&self, lock: Lock) -> Result<Option<File>, MasterKeyError> {
+        let Some(path) = self.path.clone() else { return Ok(None) };
+        // Another process may hold it for as long as a rotation writes.
+        let locked = tokio::task::spawn_blocking(move || lock_and_read(&path, lock));
+        let (file, epochs) = locked.await.expect("locking does not panic")?;
         self.change(|known| known.epochs = epochs);
         Ok(Some(file))
     }
@@ -230,16 +238,36 @@ impl MasterKey {
     }
 }
 
-/// The epochs of a file that its owner alone may touch.
-fn read(path: &Path) -> Result<Vec<Epoch>, MasterKeyError> {
+/// A way to lock a file.
+type Lock = fn(&File) -> std::io::Result<()>;
+
+/// The file under a lock, and its epochs.
+fn lock_and_read(path: &Path, lock: Lock) -> Result<(File, Vec<Epoch>), MasterKeyError> {
+    let failed = |source| MasterKeyError::Rotate { path: path.to_owned(), source };
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
+    lock(&file).map_err(failed)?;
+    let epochs = epochs_of(path, &file)?;
+    Ok((file, epochs))
+}
+
+/// The epochs of the file at `path`, which is opened and has to be ours alone.
+fn epochs_of(path: &Path, file: &File) -> Result<Vec<Epoch>, MasterKeyError> {
     let unreadable = |source| MasterKeyError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(MasterKeyError::Mode { path: path.to_owned(), mode });
-    }
-    let epochs = slots::read(&file).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    is_ours(path, &metadata, rustix::process::geteuid().as_raw())?;
+    let epochs = slots::read(file).map_err(unreadable)?;
     if epochs.is_empty() { Err(MasterKeyError::Damaged { path: path.to_owned() }) } else { Ok(epochs) }
+}
+
+/// Refuses a file that is not this user's, or not exactly for this user to read and write: the program makes it so, and another mode means that
+/// somebody else had a hand in it.
+fn is_ours(path: &Path, file: &Metadata, wanted: u32) -> Result<(), MasterKeyError> {
+    let (path, mode, owner) = (path.to_owned(), file.mode() & 0o7777, file.uid());
+    match (mode, owner) {
+        (0o600, owner) if owner == wanted => Ok(()),
+        (0o600, owner) => Err(MasterKeyError::Owner { path, owner, wanted }),
+        (mode, _) => Err(MasterKeyError::Mode { path, mode }),
+    }
 }
 
 fn codes_of(epoch: &Epoch) -> Zeroizing<[u8; 32]> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use omnirun_commands_api::mail::{Mail, MailError, SendMail};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// Mails that wait, at most; more are dropped, and their users ask again.
@@ -17,9 +17,15 @@ const SENDING_MAX: usize = 64;
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
 
+/// A mail, and whoever wants to know when it is sent or given up.
+struct Waiting {
+    mail: Mail,
+    over: Option<oneshot::Sender<()>>,
+}
+
 /// Where mails are handed over. Dropping it ends what is under way.
 pub struct Outbox {
-    waiting: mpsc::Sender<Mail>,
+    waiting: mpsc::Sender<Waiting>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -38,21 +44,38 @@ impl Outbox {
 
     /// Takes one mail, at once. Nobody who asks for a code waits for a mail server.
     pub fn hand_over(&self, mail: Mail) {
-        if self.waiting.try_send(mail).is_err() {
+        self.take(Waiting { mail, over: None });
+    }
+
+    /// Takes one mail and waits until the mail server has it, or it was given up, for so long at most; it is tried further after that.
+    pub async fn deliver(&self, mail: Mail, within: Duration) {
+        let (over, is_over) = oneshot::channel();
+        self.take(Waiting { mail, over: Some(over) });
+        // Dropped unsent: given up as well.
+        let _ = tokio::time::timeout(within, is_over).await;
+    }
+
+    fn take(&self, waiting: Waiting) {
+        if self.waiting.try_send(waiting).is_err() {
             count("dropped");
             tracing::warn!("a mail was dropped: too many wait for the mail server");
         }
     }
 }
 
-async fn run(mail: Arc<dyn SendMail>, mut incoming: mpsc::Receiver<Mail>) {
+async fn run(mail: Arc<dyn SendMail>, mut incoming: mpsc::Receiver<Waiting>) {
     let mut sending = JoinSet::new();
     while let Some(next) = incoming.recv().await {
         while sending.len() >= SENDING_MAX {
             sending.join_next().await;
         }
         while sending.try_join_next().is_some() {}
-        sending.spawn(send(mail.clone(), next));
+        let mail = mail.clone();
+        sending.spawn(async move {
+            send(mail, next.mail).await;
+            // Nobody may be waiting any more.
+            next.over.map(|over| over.send(()));
+        });
     }
 }
 

@@ -10,6 +10,7 @@ use omnirun_events::id::{AccountId, CommitId, SandboxId};
 use omnirun_events::sandbox::{FailReason, SandboxFailed};
 use omnirun_events::subject::SubjectKind;
 use omnirun_projections::sandboxes::State;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::failure::Failure;
 use crate::service::CommandService;
@@ -23,26 +24,43 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
 /// Looks again and again, until it is dropped. Several commands services may do so: one of them is first, and the others find that out.
 pub(crate) async fn run(service: Arc<CommandService>) {
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    let mut sweeps = tokio::time::interval(SWEEP_EVERY);
-    for timer in [&mut looks, &mut sweeps] {
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    }
+    // Beside each other: requests that nobody claims do not wait until a mail server has taken a receipt, or a rotation is over.
+    tokio::join!(look(&service), erase(&service), sweep(&service));
+}
+
+// A store that does not answer now is asked again the next time; the failure has been logged where it happened.
+
+async fn look(service: &CommandService) {
+    let mut timer = timer(LOOK_EVERY);
     loop {
-        // A store that does not answer now is asked again the next time; the failure has been logged where it happened.
-        tokio::select! {
-            _ = looks.tick() => {
-                let _ = service.fail_unclaimed().await;
-                let _ = service.end_lost().await;
-                let _ = service.index.sync().await;
-                let _ = service.go_on_erasing().await;
-            }
-            _ = sweeps.tick() => {
-                let _ = service.sweep_keys().await;
-                let _ = service.rotate_if_due().await;
-            }
-        }
+        timer.tick().await;
+        let _ = service.fail_unclaimed().await;
+        let _ = service.end_lost().await;
+        let _ = service.index.sync().await;
     }
+}
+
+async fn erase(service: &CommandService) {
+    let mut timer = timer(LOOK_EVERY);
+    loop {
+        timer.tick().await;
+        let _ = service.go_on_erasing().await;
+    }
+}
+
+async fn sweep(service: &CommandService) {
+    let mut timer = timer(SWEEP_EVERY);
+    loop {
+        timer.tick().await;
+        let _ = service.sweep_keys().await;
+        let _ = service.rotate_if_due().await;
+    }
+}
+
+fn timer(every: Duration) -> Interval {
+    let mut timer = tokio::time::interval(every);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
 }
 
 impl CommandService {
@@ -58,14 +76,18 @@ impl CommandService {
     /// Fails every request whose deadline has passed; answers how many it was first to fail. A claim that was first wins.
     pub async fn fail_unclaimed(&self) -> Result<usize, Failure> {
         let now = (self.clock)();
-        let overdue: Vec<(AccountId, SandboxId)> = self.writer.directory.view(|directory, _| {
+        let overdue: Vec<(AccountId, SandboxId, Head)> = self.writer.directory.view(|directory, verifier| {
             let live = directory.sandboxes.live();
             live.filter(|(_, sandbox)| sandbox.state == State::Requested && now > sandbox.deadline)
-                .map(|(id, sandbox)| (sandbox.account, id))
+                // Empty, or after what a host has filed there that nobody believes.
+                .map(|(id, one)| {
+                    let subject = SubjectKind::Sandbox(one.account, id).into();
+                    (one.account, id, verifier.head(&subject))
+                })
                 .collect()
         });
         let mut failed = 0;
-        for (account, sandbox) in overdue {
+        for (account, sandbox, head) in overdue {
             let draft = Draft {
                 commit: CommitId::derive(sandbox.as_bytes(), "no-capacity"),
                 subject: SubjectKind::Sandbox(account, sandbox).into(),
@@ -74,7 +96,7 @@ impl CommandService {
                 cause: None,
                 events: vec![SandboxFailed { reason: FailReason::NoCapacity }.into()],
             };
-            if let Appended::At(_) = self.writer.append(&[draft], &[Head::EMPTY]).await? {
+            if let Appended::At(_) = self.writer.append(&[draft], &[head]).await? {
                 failed += 1;
             }
         }

@@ -30,6 +30,7 @@ use crate::master::MasterKey;
 use crate::outbox::Outbox;
 use crate::random::{self, Random};
 use crate::reconcile;
+use crate::tries::WrongTries;
 use crate::writer::Writer;
 
 /// How long a start may take until the directory has read the log.
@@ -83,6 +84,7 @@ pub struct CommandService {
     pub(crate) challenges: Challenges,
     pub(crate) limits: CodeLimits,
     pub(crate) guesses: Guesses,
+    pub(crate) tries: WrongTries,
     pub(crate) outbox: Outbox,
     pub(crate) erasing: Erasing,
     pub(crate) master: Arc<MasterKey>,
@@ -115,7 +117,7 @@ impl CommandService {
         let erasing = Erasing::new(erase, mail.clone());
         let outbox = Outbox::start(mail);
         let turns = std::array::from_fn(|_| Mutex::default());
-        let (limits, guesses) = (CodeLimits::default(), Guesses::default());
+        let (limits, guesses, tries) = (CodeLimits::default(), Guesses::default(), WrongTries::default());
         Ok(Arc::new(Self {
             writer,
             keys,
@@ -123,6 +125,7 @@ impl CommandService {
             challenges,
             limits,
             guesses,
+            tries,
             outbox,
             erasing,
             master,
@@ -178,16 +181,17 @@ impl CommandService {
             Command::RequestCode { email, bind, network } => {
                 self.request_code(envelope, email, *bind, *network).await
             }
-            Command::VerifyCode { email, challenge, proof, page_secret, kind, credential } => {
-                let presented =
-                    Presented { challenge: *challenge, proof: *proof, page_secret: page_secret.as_ref() };
+            Command::VerifyCode { email, challenge, proof, page_secret, network, kind, credential } => {
+                let (page_secret, network) = (page_secret.as_ref(), *network);
+                let presented = Presented { challenge: *challenge, proof: *proof, page_secret, network };
                 self.verify_code(envelope, email, presented, *kind, credential).await
             }
             Command::RequestEmailChange { account, email, network } => {
                 self.request_email_change(envelope, *account, email, *network).await
             }
             Command::ChangeEmail { account, email, challenge, proof } => {
-                let presented = Presented { challenge: Some(*challenge), proof: *proof, page_secret: None };
+                let challenge = Some(*challenge);
+                let presented = Presented { challenge, proof: *proof, page_secret: None, network: None };
                 self.change_email(envelope, *account, email, presented).await
             }
             Command::CreateToken { account, wish, credential } => {

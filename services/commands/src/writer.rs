@@ -174,9 +174,11 @@ impl Writer {
         }
         let public = self.directory.view(|_, verifier| {
             let entry = verifier.ring().get(record.header.key)?;
-            (entry.role == Role::Commands).then_some(entry.public)
+            let place = Position { log: subject.log(), sequence: stored.sequence };
+            let is_current = entry.role == Role::Commands && !entry.had_ended(place, record.header.at);
+            is_current.then_some(entry.public)
         });
-        let public = public.ok_or_else(|| unbelievable("its key is none of a commands service"))?;
+        let public = public.ok_or_else(|| unbelievable("its key was none of a commands service then"))?;
         public.verify(&record).map_err(|_| unbelievable("its signature does not fit"))?;
         let head = record.head(stored.sequence);
         Ok(Some((record, head)))

@@ -43,12 +43,13 @@ impl Text {
                 ),
             },
             Content::ErasureReceipt { document } => Self {
-                subject: "Your OmniRun account was erased",
+                subject: "Your OmniRun account is being erased",
                 body: format!(
-                    "Your OmniRun account is erased. This is the last mail about it: nothing\n\
-                     that is kept from here on can be traced to you.\n\n\
-                     The receipt below is signed. Keep it as it is; it says what was done and\n\
-                     what lies outside its proof.\n\n{document}\n"
+                    "Your OmniRun account is closed and is being erased. This is the last mail\n\
+                     about it: your address is among what is destroyed next.\n\n\
+                     The receipt below is signed. Keep it as it is; it says what will be\n\
+                     destroyed, by when that is final, and what lies outside its proof. With\n\
+                     it the people who run this service can show you that it was done.\n\n{document}\n"
                 ),
             },
             Content::ChangeEmailCode { code, valid_for } => Self {

@@ -14,7 +14,6 @@ use omnirun_commands_api::Commands;
 use omnirun_commands_api::command::Whose;
 use omnirun_events::billing::{Correction, StatementCorrected};
 use omnirun_events::id::{AccountId, HostId, KeyId};
-use omnirun_events::keys::Digest;
 use omnirun_events::log::{Append, Position, Read, ReadError};
 use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::subject::Log;
@@ -348,13 +347,13 @@ async fn dispatch(args: OpsArgs, context: &mut Context) -> anyhow::Result<Exit> 
             show::run(&source, position, &mut context.out).await
         }
         OpsCommand::Replay { view, root_key, json } => {
-            let root = root_of(root_key, &data)?;
+            let root = text::root_key_or_pinned(root_key, &data)?;
             let source = Source::find(&data, context).await?;
             let found = replay::run(&source, &view, root, context.checkpoints.take()).await?;
             found.print(form_of(json), &mut context.out)
         }
         OpsCommand::Statement { from, month, root_key, json } => {
-            let root = root_of(root_key, &data)?;
+            let root = text::root_key_or_pinned(root_key, &data)?;
             let wish = statement::Wish { from: &from, root, month, form: form_of(json) };
             statement::run(&wish, &mut context.out)
         }
@@ -433,14 +432,6 @@ pub(crate) enum Form {
 
 fn form_of(json: bool) -> Form {
     if json { Form::Json } else { Form::Text }
-}
-
-/// The root key that was named, or the one that is pinned.
-fn root_of(named: Option<String>, data: &Path) -> anyhow::Result<Digest> {
-    match named {
-        Some(text) => text::root_key(&text),
-        None => Ok(identity::pinned_root(data)?),
-    }
 }
 
 async fn init(data: &Path, context: &mut Context) -> anyhow::Result<Exit> {

@@ -58,6 +58,14 @@ pub(crate) fn root_key(text: &str) -> anyhow::Result<Digest> {
     }
 }
 
+/// The root key that was named, or the one that is pinned.
+pub(crate) fn root_key_or_pinned(named: Option<String>, data: &Path) -> anyhow::Result<Digest> {
+    match named {
+        Some(text) => root_key(&text),
+        None => Ok(identity::pinned_root(data)?),
+    }
+}
+
 /// A digest of 64 hexadecimal digits, as it prints.
 pub(crate) fn parse_digest(text: &str) -> Result<Digest, String> {
     identity::parse_fingerprint(text).map(Digest).ok_or_else(|| "a hash is 64 hexadecimal digits".to_owned())

@@ -49,6 +49,36 @@ async fn everything(log: &JetStreamLog) -> Vec<Sequence> {
     all.into_iter().map(|stored| stored.sequence).collect()
 }
 
+/// The key of a month of an account that is being erased.
+fn month_key(n: u32) -> Subject {
+    SubjectKind::MonthKey(AccountId::from_bytes([1; 16]), n).into()
+}
+
+/// A rotation of the master key wraps a key anew while it is being destroyed: nothing of it may be left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_appended_while_keys_are_overwritten_is_overwritten_as_well() {
+    let (_server, log) = start().await;
+    let keys =
+        || async { read_to_end(&log, Log::Keys, Filter::all(), Sequence::NONE).await.expect("up").len() };
+    let wrapped = |n: u32, expected, label: &str| {
+        let commit = CommitId::derive(format!("{label} {n}").as_bytes(), "details");
+        Batch::one(Entry { subject: month_key(n), expected, commit, record: label.to_owned().into() })
+    };
+    // Enough that overwriting them takes a while.
+    let writers = (0..200).map(|n| log.append_all(wrapped(202_001 + n, Sequence::NONE, "a key")));
+    let written = join_all(writers).await.into_iter().map(|answer| answer.expect("nobody else writes")[0]);
+    let written: Vec<Sequence> = written.collect();
+    let rotation = async {
+        while keys().await == 200 {}
+        log.append_all(wrapped(202_200, written[199], "the key anew")).await.expect("it is there yet")
+    };
+    let erasing = log.purge_all(Log::Keys, Filter::keys_of(AccountId::from_bytes([1; 16])));
+    let (appended, overwritten) = tokio::join!(timeout(LIMIT, rotation), erasing);
+    appended.expect("in time");
+    assert_eq!(overwritten.expect("up"), 201);
+    assert_eq!(keys().await, 0);
+}
+
 /// A commit that another process has overtaken spoils the batch that it travels in, and nobody's answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_that_share_a_batch_with_a_stale_one_are_all_answered_rightly() {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use futures_util::StreamExt as _;
 use nkeys::KeyPair;
 use omnirun_events::log::{ConsumerName, Tail, read_to_end};
 use omnirun_events::*;
@@ -154,4 +155,29 @@ async fn a_projector_follows_meters_and_writes_and_erases_nothing() {
     assert!(projector.last(&SubjectKind::AccountKey(account()).into()).await.is_err(), "nor read keys");
     let commands = installation.log("commands", &[usage().log()]).await;
     assert_eq!(commands.purge_all(usage().log(), Filter::all()).await.expect("commands may"), 1);
+}
+
+#[tokio::test]
+async fn a_mailer_answers_and_asks_nobody() {
+    let installation = Installation::start().await;
+    let connected = async |role| connect(&installation.options(role)).await.expect("the role may connect");
+    let (commands, gateway, mailer) =
+        (connected("commands").await, connected("gateway").await, connected("mailer").await);
+    let mut asked = commands.subscribe("cmd.>").await.expect("commands may listen");
+    let mut to_send = mailer.subscribe("mail.send").await.expect("a mailer may listen");
+    for client in [&commands, &mailer] {
+        client.flush().await.expect("up");
+    }
+    for (client, name) in [(&mailer, "mailer"), (&gateway, "gateway")] {
+        client.publish("cmd.account.open_fields", name.into()).await.expect("what is refused is dropped");
+        client.flush().await.expect("up");
+    }
+    let first = asked.next().await.expect("one arrives");
+    assert_eq!(first.payload, "gateway", "the mailer's came before, and was refused");
+    let answer = async {
+        let mail = to_send.next().await.expect("it is asked");
+        mailer.publish(mail.reply.expect("a request"), "sent".into()).await.expect("it may answer");
+    };
+    let (sent, ()) = tokio::join!(commands.request("mail.send", "a mail".into()), answer);
+    assert_eq!(sent.expect("it is answered").payload, "sent");
 }

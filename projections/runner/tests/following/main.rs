@@ -146,13 +146,32 @@ async fn a_fault_stops_the_view_which_says_so_and_serves_what_it_has() {
 }
 
 #[tokio::test]
+async fn rubbish_where_hosts_write_stops_nobody_and_changes_nothing() {
+    let world = World::new().await;
+    world.run_sandbox(1).await;
+    world.meter(1, 1, 70_000).await;
+    let follower = world.follow_usage(None).await;
+    let directory = world.follow_directory(None).await;
+    world.append_garbage_usage(1).await;
+    world.append_garbage_sandbox(1).await;
+    // Both hosts' subjects go on after it, and so do the read models, live and made anew.
+    world.meter(1, 2, 90_000).await;
+    let last = world.open_account(5).await;
+    let live = follower.live();
+    live.until(LIMIT, |usage| (metered(usage, 1) == 90_000).then_some(())).await.expect("it goes on");
+    directory.live().reached(last, LIMIT).await.expect("it goes on");
+    assert_eq!(directory.live().progress().status, Status::Following);
+    assert_eq!(world.caught_up(&directory.live()).await, rebuilt_directory(&world).await);
+}
+
+#[tokio::test]
 async fn a_stopped_usage_log_is_not_hidden_by_events_going_on() {
     let world = World::new().await;
     world.run_sandbox(1).await;
-    let follower = world.follow_usage(None).await;
+    let follower = follow::<Usage>(world.reader_of_damaged_usage(), root(), Source::EventsAndUsage, None);
+    let follower = follower.await.expect("its end can be read");
     let live = follower.live();
     let mut changes = live.changes();
-    world.append_garbage_usage(1).await;
     let stopped = changes.wait_for(|progress| matches!(progress.status, Status::Stopped(_)));
     tokio::time::timeout(LIMIT, stopped).await.expect("it stops").expect("it lives");
     let sequence = world.open_account(5).await;

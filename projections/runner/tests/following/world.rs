@@ -13,7 +13,8 @@ use omnirun_events::event::Event;
 use omnirun_events::keys::{Digest, KeyEnrolled};
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{
-    Append as _, Batch, Cursor, Entry, Erase as _, Page, Read, ReadError, Sequence, Stored, Tail, read_to_end,
+    Append as _, Batch, Cursor, Entry, Erase as _, Page, Position, Read, ReadError, Sequence, Stored, Tail,
+    read_to_end,
 };
 use omnirun_events::sandbox::*;
 use omnirun_events::sealing::{DataKeyLabel, Sealed};
@@ -218,6 +219,15 @@ impl World {
         self.garbage(usage_subject(n)).await
     }
 
+    pub async fn append_garbage_sandbox(&self, n: u8) -> Sequence {
+        self.garbage(SubjectKind::Sandbox(account(n), sandbox(n))).await
+    }
+
+    /// The log, of which the store says that the usage logs are damaged.
+    pub fn reader_of_damaged_usage(&self) -> Arc<dyn Read> {
+        Arc::new(Damaged(self.log.clone()))
+    }
+
     async fn garbage(&self, subject: SubjectKind) -> Sequence {
         let subject = Subject::from(subject);
         let commit = CommitId::from_bytes([0xee; 16]);
@@ -281,6 +291,29 @@ impl World {
 
 fn usage_subject(n: u8) -> SubjectKind {
     SubjectKind::Usage(Slot::from_index(4).expect("there are fourteen"), account(n), sandbox(n))
+}
+
+struct Damaged(MemoryLog);
+
+#[async_trait]
+impl Read for Damaged {
+    async fn read(&self, log: Log, filter: Filter, after: Sequence) -> Result<Box<dyn Cursor>, ReadError> {
+        match log {
+            Log::Usage(_) => {
+                let at = Position { log, sequence: Sequence(1) };
+                Err(ReadError::Corrupt { at, what: "a flipped bit".to_owned() })
+            }
+            _ => self.0.read(log, filter, after).await,
+        }
+    }
+
+    async fn head(&self, log: Log) -> Result<Sequence, ReadError> {
+        self.0.head(log).await
+    }
+
+    async fn last(&self, subject: &Subject) -> Result<Option<Stored>, ReadError> {
+        self.0.last(subject).await
+    }
 }
 
 pub struct Gate {

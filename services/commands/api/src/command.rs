@@ -174,6 +174,8 @@ pub enum Command {
         proof: CodeProof,
         /// The secret of a bound challenge.
         page_secret: Option<Personal>,
+        /// Where it was tried from; none = on this machine, or it cannot be told.
+        network: Option<ClientNetwork>,
         /// Session or command line.
         kind: TokenKind,
         /// The credential to make valid.

@@ -16,6 +16,10 @@ use super::{Decision, Wish, must_be_open, not_found};
 /// Characters of a token's name, at most.
 const NAME_MAX: usize = 100;
 
+/// API tokens of one account that work at one time, at most: as many as a person can still tell apart, so that a list shows all of them. What
+/// signing in makes is not counted, for it must not keep anybody out.
+pub const LIVE_TOKENS_MAX: usize = 100;
+
 /// Days that a token may be valid, at most: ten years.
 const DAYS_MAX: u32 = 3650;
 
@@ -68,6 +72,14 @@ pub fn create(
         )?;
         recorded.must_equal(Some(&wanted.name))?;
         return Ok(Decision::Already(Outcome::TokenAlreadyCreated { token }));
+    }
+    let all = directory.tokens.of(wish.account);
+    if all.filter(|(_, one)| one.kind == TokenKind::Api && one.is_valid(wish.now)).count() >= LIVE_TOKENS_MAX
+    {
+        let message = format!(
+            "An account has at most {LIVE_TOKENS_MAX} tokens that work; delete one that is not used."
+        );
+        return Err(Rejection::new(Code::Invalid, message));
     }
     let expires_at = lifetime.map(|lifetime| wish.now.after(lifetime));
     let created = TokenCreated {

@@ -39,20 +39,21 @@ impl CommandService {
             strays.extend(accounts.filter(|account| directory.accounts.get(*account).is_none()));
         });
         for account in strays {
-            match self.gone(account).await? {
-                Gone::Closed(receipt) => self.bury(account, receipt).await?,
-                Gone::Erased => {
-                    self.bury(account, ReceiptId::from_bytes(random::bytes(&self.random))).await?
-                }
-                Gone::Not => {
-                    tracing::error!(
-                        "records of an account that is neither open nor closed are left as they are"
-                    );
-                }
-            }
+            self.or_later(self.bury_stray(account).await);
         }
         self.erasing.has_looked(now);
         Ok(())
+    }
+
+    async fn bury_stray(&self, account: AccountId) -> Result<(), Failure> {
+        match self.gone(account).await? {
+            Gone::Closed(receipt) => self.bury(account, receipt).await,
+            Gone::Erased => self.bury(account, ReceiptId::from_bytes(random::bytes(&self.random))).await,
+            Gone::Not => {
+                tracing::error!("records of an account that is neither open nor closed are left as they are");
+                Ok(())
+            }
+        }
     }
 
     fn is_time_to_look(&self, now: Timestamp) -> bool {

@@ -1,5 +1,8 @@
 //! The receipt: what the person keeps. Signed by the commands key, so that whoever has the log and the root key's fingerprint can check it.
 //!
+//! It is mailed while the address can still be opened, and so before anything is destroyed: it says what will be, by when, and how to see that it
+//! was.
+//!
 //! The signature is Ed25519 over the DSSE encoding of the document's text, first brace to last, with the type [`RECEIPT_TYPE`].
 
 use std::fmt::Write as _;
@@ -62,8 +65,9 @@ fn document(
     let (asked, issued, last) = (since.0, now.0, day(now.after(FINAL_WITHIN)));
     format!(
         "{{\n  \"receipt\": \"{receipt}\",\n  \"asked_at_ms\": {asked},\n  \"issued_at_ms\": {issued},\n  \
-         \"records\": {records},\n  \"keys_destroyed\": {keys},\n  \"meters\": {meters},\n  \
-         \"final_by\": \"{last}\",\n  \"outside_the_proof\": [\n{outside}  ],\n  \"root_key\":\n    \
+         \"state\": \"closed, being erased\",\n  \"to_remove\": {{\"records\": {records}, \"meters\": {meters}}},\n  \
+         \"keys_to_destroy\": {keys},\n  \"final_by\": \"{last}\",\n  \"seen_by\":\n    \
+         \"omnirun ops verify --receipt FILE, asked of this installation\",\n  \"outside_the_proof\": [\n{outside}  ],\n  \"root_key\":\n    \
          \"{root}\",\n  \"signed_by\":\n    \"{key}\"\n}}"
     )
 }
@@ -101,6 +105,8 @@ mod tests {
             assert!(text.contains(what), "{what}");
         }
         assert!(text.contains("\"final_by\": \"2026-11-20\""), "{text}");
+        assert!(text.contains("being erased") && text.contains("\"keys_to_destroy\": 2"), "{text}");
+        assert!(!text.contains("destroyed"), "nothing is yet: {text}");
         assert!(text.starts_with('{') && text.ends_with('}'));
     }
 }

@@ -23,18 +23,23 @@ impl CommandService {
                 all.map(|(receipt, logs)| (receipt, logs.clone().into_iter().collect())).collect()
             });
         for (receipt, logs) in unfinished {
-            let mut removed = 0;
-            for (log, positions) in &logs {
-                // Each erasure is one account's: with the first record that is left, all are found.
-                if let Some(account) = self.owner_of(*log, positions).await? {
-                    removed += self.remove(*log, account, positions).await?;
-                    // A key that was made by a request which had begun before the account was closing.
-                    self.erasing.erase.purge_all(Log::Keys, Filter::keys_of(account)).await?;
-                }
-            }
-            self.append_to_erasure(ErasureFinished { receipt }.into()).await?;
-            tracing::info!(%receipt, records = removed, "an account was erased");
+            self.or_later(self.finish(receipt, &logs).await);
         }
+        Ok(())
+    }
+
+    async fn finish(&self, receipt: ReceiptId, logs: &[(Log, Positions)]) -> Result<(), Failure> {
+        let mut removed = 0;
+        for (log, positions) in logs {
+            // Each erasure is one account's: with the first record that is left, all are found.
+            if let Some(account) = self.owner_of(*log, positions).await? {
+                removed += self.remove(*log, account, positions).await?;
+                // A key that was made by a request which had begun before the account was closing.
+                self.erasing.erase.purge_all(Log::Keys, Filter::keys_of(account)).await?;
+            }
+        }
+        self.append_to_erasure(ErasureFinished { receipt }.into()).await?;
+        tracing::info!(%receipt, records = removed, "an account was erased");
         Ok(())
     }
 

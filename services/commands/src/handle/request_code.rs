@@ -7,6 +7,7 @@ use omnirun_events::id::AccountId;
 
 use super::send_code::{Asked, parse};
 use crate::address::Address;
+use crate::challenges::Line;
 use crate::failure::Failure;
 use crate::random;
 use crate::service::CommandService;
@@ -19,14 +20,14 @@ impl CommandService {
         bind: Option<[u8; 32]>,
         network: Option<ClientNetwork>,
     ) -> Result<Reply, Failure> {
-        let address = parse(typed)?;
-        let account = self.account_for(&address).await?;
+        let (address, account) = self.account_for(parse(typed)?).await?;
         let asked = Asked { address, account, purpose: Purpose::SignIn, bind, network };
         self.send_code(envelope, asked).await
     }
 
-    /// The account of an address, or the one that it would get: the same one as long as a challenge of the address is live.
-    async fn account_for(&self, address: &Address) -> Result<AccountId, Failure> {
+    /// The account of the address that was typed, and the address as the account has it; or the account that it would get: the same one as
+    /// long as a challenge of the address is live.
+    async fn account_for(&self, typed: Address) -> Result<(Address, AccountId), Failure> {
         self.index.sync().await?;
         // Drawn in any case: what is done must not tell whether there is an account.
         let reserved = AccountId::from_bytes(random::bytes(&self.random));
@@ -34,8 +35,9 @@ impl CommandService {
         let is_closing = |account: &AccountId| {
             self.writer.directory.view(|directory, _| directory.accounts.is_closing(*account))
         };
-        let pending = || self.challenges.newest(address, (self.clock)()).map(|newest| newest.account);
-        let known = self.index.get(address).or_else(pending).filter(|account| !is_closing(account));
-        Ok(known.unwrap_or(reserved))
+        let known = self.index.find(&typed).unzip();
+        let pending = self.challenges.newest(&Line::SignIn(typed.clone()), (self.clock)());
+        let account = known.1.or(pending.map(|newest| newest.account));
+        Ok((known.0.unwrap_or(typed), account.filter(|account| !is_closing(account)).unwrap_or(reserved)))
     }
 }

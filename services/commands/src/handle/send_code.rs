@@ -6,9 +6,10 @@ use omnirun_commands_api::{Code, Envelope, Outcome, Rejection, Reply};
 use omnirun_events::auth::{ChallengeIssued, Purpose};
 use omnirun_events::id::{AccountId, ChallengeId, CommitId};
 use omnirun_events::log::Sequence;
+use omnirun_events::unit::Timestamp;
 
 use crate::address::Address;
-use crate::challenges::{Answer, Newest};
+use crate::challenges::{Answer, Line, Newest};
 use crate::codes::{self, RESEND_AFTER, VALID_FOR};
 use crate::decide::other_wish;
 use crate::failure::{Failure, busy};
@@ -17,6 +18,7 @@ use crate::writer::reply;
 
 /// What a code is asked for.
 pub(super) struct Asked {
+    /// Where it goes: the address as its account has it, where one does.
     pub address: Address,
     pub account: AccountId,
     pub purpose: Purpose,
@@ -26,31 +28,32 @@ pub(super) struct Asked {
 
 impl CommandService {
     pub(super) async fn send_code(&self, envelope: &Envelope, asked: Asked) -> Result<Reply, Failure> {
-        let Asked { address, account, purpose, bind, network } = asked;
         let now = (self.clock)();
         let challenge = ChallengeId::derive(envelope.id.as_bytes(), "challenge");
+        if let Some(earlier) = self.challenges.issued(challenge).await? {
+            return again(challenge, &earlier, &asked, now);
+        }
+        let Asked { address, account, purpose, bind, network } = asked;
+        let form = self.limits.take(&address, network, now)?.max(self.guesses.form(&address));
         let issued = ChallengeIssued {
             account,
             epoch: self.master.epoch(),
-            digits: self.guesses.form(&address).characters(),
+            digits: form.characters(),
             bind: bind.map(Vec::from),
             expires_at: now.after(VALID_FOR),
             purpose,
         };
-        if let Some(earlier) = self.challenges.issued(challenge).await? {
-            return again(challenge, &earlier, &issued);
-        }
-        self.limits.take(&address, network, now)?;
         let commit = CommitId::derive(envelope.id.as_bytes(), "commit");
         if self.challenges.issue(challenge, commit, issued.clone(), now).await? == Answer::Late {
             return Err(other_wish().into());
         }
-        if purpose == Purpose::SignIn {
-            let (is_bound, expires_at) = (bind.is_some(), issued.expires_at);
-            let newest = Newest { account, challenge, is_bound, expires_at };
-            if let Some(old) = self.challenges.replace(&address, newest, now)? {
-                self.challenges.use_up(old.challenge, commit, now).await?;
-            }
+        let line = match purpose {
+            Purpose::SignIn => Line::SignIn(address.clone()),
+            Purpose::ChangeEmail => Line::ChangeEmail(account),
+        };
+        let newest = Newest { account, challenge, is_bound: bind.is_some(), expires_at: issued.expires_at };
+        if let Some(old) = self.challenges.replace(line, newest, now)? {
+            self.challenges.use_up(old.challenge, commit, now).await?;
         }
         let code = codes::derive(&self.master, challenge, &issued, &address);
         // Gone only if the master key was rotated twice since the line above.
@@ -70,14 +73,17 @@ pub(super) fn parse(typed: &Personal) -> Result<Address, Rejection> {
         .map_err(|_| Rejection::new(Code::Invalid, "This is not a mail address that codes can be sent to."))
 }
 
-/// The command came before: its first mail is the one.
+/// The command came before: its first mail is the one. Once that code has expired, the answer is the same for every address: what an address
+/// without an account was to get is forgotten by then, and must not tell it from one with an account.
 fn again(
     challenge: ChallengeId,
     earlier: &ChallengeIssued,
-    wanted: &ChallengeIssued,
+    asked: &Asked,
+    now: Timestamp,
 ) -> Result<Reply, Failure> {
-    let of = |issued: &ChallengeIssued| (issued.account, issued.bind.clone(), issued.purpose);
-    if of(earlier) != of(wanted) {
+    let bind = asked.bind.map(Vec::from);
+    let is_same = (earlier.account, &earlier.bind, earlier.purpose) == (asked.account, &bind, asked.purpose);
+    if !is_same || now >= earlier.expires_at {
         return Err(other_wish().into());
     }
     Ok(reply(Sequence::NONE, requested(challenge)))

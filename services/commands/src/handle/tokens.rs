@@ -36,6 +36,10 @@ impl CommandService {
             None => Recorded::Nothing,
         };
         let name = self.keys.seal(account, DataKeyLabel::Account, &subject, NAME_FIELD, &wanted.name).await?;
+        // Each token has a subject of its own: only who comes alone and has read the whole log sees how many there are. Two processes may each let
+        // one more through.
+        let _turn = self.turn(account).await;
+        self.writer.catch_up().await?;
         let decide = |directory: &_| tokens::create(directory, &wish, wanted, credential, &name, &recorded);
         self.writer.run(&subjects, decide).await
     }

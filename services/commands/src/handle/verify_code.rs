@@ -1,9 +1,9 @@
-//! VerifyCode: prove that the code is known, and let its owner in. Every way to fail is one answer.
+//! VerifyCode: prove that the code is known, and let its owner in. Every way to fail is one answer, and until the code is proved nothing is
+//! looked at that is different for addresses with and without an account.
 
 use omnirun_commands_api::command::{NewCredential, Personal};
 use omnirun_commands_api::{Envelope, Outcome, Reply};
 use omnirun_events::account::EMAIL_FIELD;
-use omnirun_events::auth::Purpose;
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::AccountId;
 use omnirun_events::sealing::DataKeyLabel;
@@ -11,9 +11,10 @@ use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::token::TokenKind;
 use omnirun_events::unit::Timestamp;
 
-use super::prove::Presented;
+use super::prove::{Meant, Presented, Proved};
 use super::send_code::parse;
 use crate::address::Address;
+use crate::challenges::Line;
 use crate::decide::sign_in::{self, Opening};
 use crate::decide::tokens::token_of;
 use crate::decide::{Wish, other_wish};
@@ -35,15 +36,16 @@ impl CommandService {
     ) -> Result<Reply, Failure> {
         let address = parse(typed)?;
         sign_in::lifetime(kind)?;
-        if let Some(reply) = self.signed_in_before(envelope, &address).await? {
+        let Proved { challenge, account, is_repeated } =
+            self.prove(envelope, &address, Meant::SignIn, &presented).await?;
+        self.challenges.forget(&Line::SignIn(address.clone()), challenge);
+        if is_repeated && let Some(reply) = self.signed_in_before(envelope, &address).await? {
             return Ok(reply);
         }
-        let (challenge, issued) = self.prove(envelope, &address, Purpose::SignIn, &presented).await?;
-        self.challenges.forget(&address, challenge);
-        self.sign_in(envelope, &address, issued.account, kind, credential).await
+        self.sign_in(envelope, &address, account, kind, credential).await
     }
 
-    /// The answer to a command that signed in before: its secret was shown then.
+    /// The answer to a command that signed in before: its secret was shown then. None if it was broken off before it did.
     async fn signed_in_before(
         &self,
         envelope: &Envelope,

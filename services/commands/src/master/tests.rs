@@ -27,14 +27,54 @@ fn a_created_key_loads_again_and_is_never_replaced() {
 }
 
 #[test]
-fn a_key_that_others_may_read_is_refused() {
+fn a_key_of_any_mode_but_600_is_refused() {
     let (_directory, path) = in_directory();
     MasterKey::create(&path).expect("created");
-    for mode in [0o640, 0o604, 0o660] {
+    for mode in [0o640, 0o604, 0o660, 0o400, 0o700, 0o4600] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
-        let error = MasterKey::load(&path).expect_err("others may read it");
-        assert!(error.to_string().contains("make it 600"), "{error}");
+        let error = MasterKey::load(&path).expect_err("not as it was made");
+        assert!(error.to_string().contains("make it 600"), "{mode:o}: {error}");
     }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+    MasterKey::load(&path).expect("as it was made");
+}
+
+#[test]
+fn a_key_of_another_user_is_refused() {
+    let (_directory, path) = in_directory();
+    MasterKey::create(&path).expect("created");
+    let metadata = fs::metadata(&path).expect("there");
+    is_ours(&path, &metadata, metadata.uid()).expect("its owner's");
+    let error = is_ours(&path, &metadata, metadata.uid() + 1).expect_err("somebody else's");
+    assert!(matches!(error, MasterKeyError::Owner { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_that_others_may_read_since_it_was_loaded_is_refused_as_well() {
+    let (_directory, path) = in_directory();
+    let key = MasterKey::create(&path).expect("created");
+    drop(key.turn().await.expect("as it was made"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("ours");
+    assert!(matches!(key.turn().await.err(), Some(MasterKeyError::Mode { mode: 0o644, .. })));
+    assert!(matches!(key.begin_rotation(&fixed(1)).await, Err(MasterKeyError::Mode { .. })));
+}
+
+/// One thread: whoever blocked it would keep everybody from being answered.
+#[tokio::test]
+async fn waiting_for_another_process_keeps_nobody_else_waiting() {
+    let (_directory, path) = in_directory();
+    let key = MasterKey::create(&path).expect("created");
+    let other = OpenOptions::new().read(true).write(true).open(&path).expect("ours");
+    other.lock().expect("nobody has it");
+    let mut turn = std::pin::pin!(key.turn());
+    for _ in 0..100 {
+        let is_ready =
+            std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context).is_ready()));
+        assert!(!is_ready.await, "another process has it");
+        tokio::task::yield_now().await;
+    }
+    other.unlock().expect("ours");
+    turn.await.expect("its turn has come");
 }
 
 #[tokio::test]

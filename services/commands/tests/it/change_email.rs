@@ -1,11 +1,17 @@
 //! Another address: proved by a code, told to the old one, and the old one unreadable from then on.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use omnirun_commands::Parts;
 use omnirun_commands_api::command::Personal;
+use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
 use omnirun_commands_api::{Code, Command, Outcome};
 use omnirun_events::auth::CodeProof;
 use omnirun_events::log::read_to_end;
 use omnirun_events::sealing::DataKeyLabel;
 use omnirun_events::*;
+use tokio::sync::Notify;
 
 use crate::support::*;
 
@@ -56,6 +62,45 @@ async fn the_new_address_signs_in_the_old_one_is_told_and_its_key_is_destroyed()
     assert_eq!(world.sign_in(&second, "new@example.org").await, account);
 }
 
+/// Takes codes at once, and the notice to an old address only when it may.
+struct Slow {
+    mailbox: Arc<Mailbox>,
+    may: Notify,
+    is_asked: Notify,
+}
+
+#[async_trait]
+impl SendMail for Slow {
+    async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
+        if matches!(mail.content, Content::EmailChanged) {
+            self.is_asked.notify_one();
+            self.may.notified().await;
+        }
+        self.mailbox.send_mail(mail).await
+    }
+}
+
+#[tokio::test]
+async fn the_old_addresss_key_is_there_until_the_mail_server_has_its_notice() {
+    let world = World::new().await;
+    let slow = Arc::new(Slow { mailbox: world.mailbox.clone(), may: Notify::new(), is_asked: Notify::new() });
+    let process = world.process_of(|parts| Parts { mail: slow.clone(), ..parts }).await;
+    let account = world.sign_in(&process, "old@example.org").await;
+    let (challenge, code) = ask(&world, &process, account, "new@example.org").await;
+    let keys =
+        |versions: &[u32]| versions.iter().map(|n| format!("key.{account}.address.{n}")).collect::<Vec<_>>();
+    let watch = async {
+        slow.is_asked.notified().await;
+        assert_eq!(keys_in_log(&world).await, keys(&[1, 2]));
+        slow.may.notify_one();
+    };
+    let change = process.send(world.envelope(change(account, "new@example.org", challenge, &code)));
+    let (done, ()) = tokio::join!(change, watch);
+    done.expect("right");
+    assert_eq!(keys_in_log(&world).await, keys(&[2]));
+    assert_eq!(world.mailbox.recipients().last().map(String::as_str), Some("old@example.org"));
+}
+
 #[tokio::test]
 async fn asked_again_after_it_was_done_it_is_done() {
     let world = World::new().await;
@@ -102,6 +147,37 @@ async fn a_code_does_only_what_it_was_sent_for_and_only_for_its_account() {
     let code = world.mailbox.code(mails + 1).await;
     let change = process.send(world.envelope(change(account, "new@example.org", challenge, &code))).await;
     assert_eq!(change.expect_err("no code to change").code, Code::InvalidOrExpiredCode);
+}
+
+#[tokio::test]
+async fn a_new_code_ends_the_older_one_of_its_account_and_nobody_elses() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let other = world.sign_in(&process, "b@example.org").await;
+    let (old, old_code) = ask(&world, &process, account, "new@example.org").await;
+    let (new, new_code) = ask(&world, &process, account, "new@example.org").await;
+    ask(&world, &process, other, "new@example.org").await;
+    let mails = world.mailbox.recipients().len();
+    process.ask_for_code(&world, "new@example.org").await;
+    world.mailbox.count(mails + 1).await;
+    let refused = process.send(world.envelope(change(account, "new@example.org", old, &old_code))).await;
+    assert_eq!(refused.expect_err("replaced").code, Code::InvalidOrExpiredCode);
+    process.send(world.envelope(change(account, "new@example.org", new, &new_code))).await.expect("newest");
+}
+
+#[tokio::test]
+async fn another_account_spends_no_tries() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let other = world.sign_in(&process, "b@example.org").await;
+    let (challenge, code) = ask(&world, &process, account, "new@example.org").await;
+    for _ in 0..6 {
+        let foreign = process.send(world.envelope(change(other, "new@example.org", challenge, &code))).await;
+        assert_eq!(foreign.expect_err("not theirs").code, Code::InvalidOrExpiredCode);
+    }
+    process.send(world.envelope(change(account, "new@example.org", challenge, &code))).await.expect("right");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

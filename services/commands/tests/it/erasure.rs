@@ -1,13 +1,19 @@
 //! Erasing an account: whichever process goes on, after whichever step, nothing of it is left.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
+use omnirun_commands::Parts;
 use omnirun_commands_api::command::{Personal, Whose};
+use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
 use omnirun_commands_api::{Code, Command, Outcome};
 use omnirun_events::erasure::ErasureFinished;
 use omnirun_events::host::HostCaughtUp;
 use omnirun_events::id::ReceiptId;
-use omnirun_events::log::read_to_end;
+use omnirun_events::log::memory::MemoryLog;
+use omnirun_events::log::{EraseError, read_to_end};
 use omnirun_events::sandbox::{SandboxClaimed, SandboxStopped, StopReason};
 use omnirun_events::subject::Slot;
 use omnirun_events::usage::{Meter, UsageMetered};
@@ -153,6 +159,162 @@ async fn whichever_process_goes_on_nothing_of_the_account_is_left() {
     let anew = world.sign_in(&process, EMAIL).await;
     assert_ne!(anew, account);
     nothing_of(account, &everything(&world).await);
+}
+
+/// Where a process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// The keys are gone, and nothing says so yet.
+    AfterKeys,
+    /// The tombstones are written, and what they name is still there.
+    BeforeRecords,
+}
+
+/// Erases until it is cut off, and nothing after that.
+struct CutOff {
+    log: MemoryLog,
+    cut: Cut,
+    is_cut: AtomicBool,
+}
+
+impl CutOff {
+    fn gone(&self, log: Log) -> EraseError {
+        self.is_cut.store(true, Ordering::SeqCst);
+        EraseError { log, source: "killed".into() }
+    }
+}
+
+#[async_trait]
+impl Erase for CutOff {
+    async fn purge_through(&self, subject: &Subject, through: Sequence) -> Result<u64, EraseError> {
+        if self.cut == Cut::BeforeRecords || self.is_cut.load(Ordering::SeqCst) {
+            return Err(self.gone(subject.log()));
+        }
+        self.log.purge_through(subject, through).await
+    }
+
+    async fn purge_all(&self, log: Log, filter: Filter) -> Result<u64, EraseError> {
+        if self.is_cut.load(Ordering::SeqCst) {
+            return Err(self.gone(log));
+        }
+        let purged = self.log.purge_all(log, filter).await?;
+        if self.cut == Cut::AfterKeys { Err(self.gone(log)) } else { Ok(purged) }
+    }
+}
+
+/// Whether a record of the account says that it is closed; whether a key of it is left; whether a record is under a tombstone and still there.
+async fn stands(world: &World, account: AccountId) -> (bool, bool, bool) {
+    let all = everything(world).await;
+    let of_account = |stored: &&Stored| stored.subject.kind().account() == Some(account);
+    let says = |stored: &Stored, is: fn(&Event) -> bool| {
+        codec::decode(&stored.record).expect("a record").events.iter().any(is)
+    };
+    let is_closed = all
+        .iter()
+        .filter(of_account)
+        .any(|stored| says(stored, |event| matches!(event, Event::AccountClosed(_))));
+    let has_keys = all.iter().filter(of_account).any(|stored| stored.subject.log() == Log::Keys);
+    let is_buried = all.iter().any(|stored| says(stored, |event| matches!(event, Event::RecordsErased(_))));
+    (is_closed, has_keys, is_buried && all.iter().any(|stored| of_account(&stored)))
+}
+
+#[tokio::test]
+async fn cut_off_at_the_two_worst_moments_an_erasure_is_finished_by_the_next_start() {
+    for cut in [Cut::AfterKeys, Cut::BeforeRecords] {
+        let world = World::new().await;
+        let process = world.process().await;
+        let (account, sandbox) = lived(&world, &process).await;
+        let other = world.sign_in(&process, "b@example.org").await;
+        close(&world, &process, account).await;
+        drop(process);
+        let erase = Arc::new(CutOff { log: world.log.clone(), cut, is_cut: AtomicBool::new(false) });
+        let process = world.process_of(|parts| Parts { erase: erase.clone(), ..parts }).await;
+        for _ in 0..TURNS_MAX {
+            host_works(&world, &process, account, sandbox).await;
+            world.pass(Millis(61_000));
+            process.service.go_on_erasing().await.expect("it is cut off and says so");
+            process.view(&world, |_| ()).await;
+        }
+        assert!(erase.is_cut.load(Ordering::SeqCst) && !is_finished(&world).await, "{cut:?}");
+        let expected = match cut {
+            Cut::AfterKeys => (false, false, false),
+            Cut::BeforeRecords => (true, false, true),
+        };
+        assert_eq!(stands(&world, account).await, expected, "{cut:?}");
+        drop(process);
+
+        for _ in 0..TURNS_MAX {
+            let process = world.process().await;
+            world.pass(Millis(61_000));
+            process.service.go_on_erasing().await.expect("memory");
+            process.view(&world, |_| ()).await;
+        }
+        assert!(is_finished(&world).await, "{cut:?}");
+        let all = everything(&world).await;
+        nothing_of(account, &all);
+        assert!(all.iter().any(|stored| stored.subject.kind().account() == Some(other)), "{cut:?}");
+        let (everywhere, depth) = (Default::default(), omnirun_events::verify::Depth::Signatures);
+        let root = world.root.public();
+        let rebuilt = rebuild::<Directory>(&world.log, &root, Source::Events, &everywhere, depth).await;
+        rebuilt.expect("the log is whole");
+    }
+}
+
+/// Takes every mail but those to one address, for which it never answers.
+struct Stuck {
+    address: &'static str,
+    mailbox: Arc<Mailbox>,
+}
+
+#[async_trait]
+impl SendMail for Stuck {
+    async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
+        if mail.to.0 == self.address && matches!(mail.content, Content::ErasureReceipt { .. }) {
+            std::future::pending::<()>().await;
+        }
+        self.mailbox.send_mail(mail).await
+    }
+}
+
+#[tokio::test]
+async fn an_erasure_that_waits_for_the_mail_server_holds_up_neither_others_nor_what_time_decides() {
+    let world = World::new().await;
+    let mail = Arc::new(Stuck { address: "stuck@example.org", mailbox: world.mailbox.clone() });
+    let process = world.process_of(|parts| Parts { mail, ..parts }).await;
+    let mut accounts = Vec::new();
+    for email in ["stuck@example.org", "other@example.org"] {
+        let account = world.sign_in(&process, email).await;
+        let confirm = Personal(email.to_owned());
+        let close = Command::CloseAccount { account, confirm };
+        process.send(world.envelope(close)).await.expect("it is theirs");
+        accounts.push(account);
+    }
+    let busy = world.sign_in(&process, "busy@example.org").await;
+    let reconciling = tokio::spawn(process.service.clone().reconcile());
+    // Both are quiet after a moment, and the host has nothing more to say.
+    for _ in 0..2 {
+        world.pass(Millis(4_000));
+        let live = process.follower.live();
+        let quiet = |directory: &Directory| {
+            let of = |account: &AccountId| directory.accounts.get(*account)?.closing.as_ref()?.quiet_at;
+            accounts.iter().map(of).collect::<Option<Vec<_>>>()?.into_iter().max()
+        };
+        let through = live.until(PATIENCE, quiet).await.expect("they get quiet");
+        world.as_worker(SubjectKind::Host(HOST), HostCaughtUp { through }).await;
+    }
+    let live = process.follower.live();
+    let is_gone = |directory: &Directory| directory.accounts.get(accounts[1]).is_none().then_some(());
+    live.until(PATIENCE, is_gone).await.expect("the other one is erased");
+    assert!(process.view(&world, |directory| directory.accounts.get(accounts[0]).is_some()).await);
+
+    let request = Command::RequestSandbox { account: busy, wish: sandbox_wish() };
+    let reply = process.send(world.envelope(request)).await.expect("room");
+    let Outcome::SandboxRequested { sandbox, .. } = reply.outcome else { panic!("not admitted") };
+    world.pass(Millis(61_000));
+    let has_failed =
+        |directory: &Directory| directory.sandboxes.get(sandbox).filter(|one| one.state.is_final()).map(drop);
+    live.until(PATIENCE, has_failed).await.expect("it fails in time");
+    reconciling.abort();
 }
 
 /// The same with one process, a meter that comes when all is over, and the receipt.

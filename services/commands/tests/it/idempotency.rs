@@ -68,10 +68,18 @@ async fn a_repeated_sign_in_names_the_credential_that_was_made() {
     let envelope = world.envelope(verify("a@example.org", Some(challenge), &code));
     let reply = process.send(envelope.clone()).await.expect("right");
     let Outcome::SignedIn { token, .. } = reply.outcome else { panic!("not signed in") };
-    match process.send(envelope).await.expect("made before").outcome {
+    match process.send(envelope.clone()).await.expect("made before").outcome {
         Outcome::TokenAlreadyCreated { token: made } => assert_eq!(made, token),
         other => panic!("{other:?}"),
     }
+    // Whoever guesses the command's id learns nothing without the code, and has five tries at it like everybody.
+    let guess = Envelope { command: verify("a@example.org", Some(challenge), &wrong(&code)), ..envelope };
+    for _ in 0..4 {
+        let refused = process.send(guess.clone()).await.expect_err("not proved");
+        assert_eq!(refused.code, Code::InvalidOrExpiredCode);
+    }
+    let spent = Envelope { command: verify("a@example.org", Some(challenge), &code), ..guess };
+    assert_eq!(process.send(spent).await.expect_err("over-tried").code, Code::InvalidOrExpiredCode);
 }
 
 #[tokio::test]

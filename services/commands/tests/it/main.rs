@@ -3,6 +3,7 @@
 mod support;
 
 mod admission;
+mod belief;
 mod billing;
 mod bus;
 mod change_email;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use omnirun_billing::Plans;
-use omnirun_commands::{CommandService, MasterKey, Parts, Random, random};
+use omnirun_commands::{CommandService, MasterKey, Parts, Random, StartError, random};
 use omnirun_commands_api::command::{
-    NO_CHALLENGE, NewCredential, Personal, SandboxWish, SealedField, TokenWish,
+    ClientNetwork, NO_CHALLENGE, NewCredential, Personal, SandboxWish, SealedField, TokenWish,
 };
 use omnirun_commands_api::mail::{Content, Mail, MailError, SendMail};
 use omnirun_commands_api::{Command, Commands as _, Envelope, Outcome, Rejection, Reply, SendError};
@@ -215,6 +215,10 @@ impl World {
     }
 
     pub async fn process_of(&self, change: impl FnOnce(Parts) -> Parts) -> Process {
+        self.try_process_of(change).await.expect("a readable log")
+    }
+
+    pub async fn try_process_of(&self, change: impl FnOnce(Parts) -> Parts) -> Result<Process, StartError> {
         let reader = Arc::new(self.log.clone());
         let follower = follow::<Directory>(reader.clone(), self.root.public(), Source::Events, None).await;
         let follower = follower.expect("a fresh log");
@@ -232,7 +236,7 @@ impl World {
             clock: Arc::new(move || Timestamp(now.load(Ordering::SeqCst))),
             random: random::system(),
         });
-        Process { service: CommandService::start(parts).await.expect("a readable log"), follower }
+        Ok(Process { service: CommandService::start(parts).await?, follower })
     }
 
     pub fn time(&self) -> Timestamp {
@@ -317,6 +321,18 @@ pub fn request_code(email: &str) -> Command {
     Command::RequestCode { email: Personal(email.to_owned()), bind: None, network: None }
 }
 
+/// The same from a network.
+pub fn from_network(command: Command, n: u8) -> Command {
+    let from = Some(ClientNetwork::V4([192, 0, n]));
+    match command {
+        Command::RequestCode { email, bind, .. } => Command::RequestCode { email, bind, network: from },
+        Command::VerifyCode { email, challenge, proof, page_secret, kind, credential, .. } => {
+            Command::VerifyCode { email, challenge, proof, page_secret, network: from, kind, credential }
+        }
+        other => other,
+    }
+}
+
 pub fn credential() -> NewCredential {
     let verifier = TokenVerifier(random::bytes(&random::system()));
     NewCredential { verifier, hint: "abc123".to_owned() }
@@ -328,6 +344,7 @@ pub fn verify(email: &str, challenge: Option<ChallengeId>, code: &str) -> Comman
         challenge,
         proof: CodeProof::of(challenge.unwrap_or(NO_CHALLENGE), code),
         page_secret: None,
+        network: None,
         kind: TokenKind::Session,
         credential: credential(),
     }

@@ -59,6 +59,28 @@ async fn signing_out_everywhere_ends_more_sign_ins_than_one_batch_holds_and_leav
 }
 
 #[tokio::test]
+async fn an_account_has_a_hundred_tokens_that_work_and_no_more() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let create = || Command::CreateToken { account, wish: token_wish(), credential: credential() };
+    let first = token_of(&world, &process, account).await;
+    // At once: a limit that only looks at what is known would let more through.
+    let wishes = (0..109).map(|_| process.send(world.envelope(create())));
+    let made = futures_util::future::join_all(wishes).await;
+    let refused: Vec<_> = made.into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 10);
+    assert!(refused.iter().all(|no| no.code == Code::Invalid && no.message.contains("at most 100 tokens")));
+    let revoke = Command::RevokeToken { account, token: first, reason: RevokeReason::ByOwner };
+    process.send(world.envelope(revoke)).await.expect("there");
+    process.send(world.envelope(create())).await.expect("there is room again");
+    process.send(world.envelope(create())).await.expect_err("for one");
+    world.pass(Millis(31 * 24 * 3_600_000));
+    process.send(world.envelope(create())).await.expect("the others have expired");
+    assert_eq!(world.sign_in(&process, "a@example.org").await, account, "signing in is never refused");
+}
+
+#[tokio::test]
 async fn what_is_anothers_does_not_exist() {
     let world = World::new().await;
     let process = world.process().await;

@@ -108,6 +108,7 @@ pub(crate) struct SignedIn {
     responses((status = 200, body = SignedIn), (status = 204, description = "The session cookie was set.")))]
 pub(crate) async fn verify_code(
     State(app): State<App>,
+    client: Client,
     uri: Uri,
     headers: HeaderMap,
     Body(body): Body<CodeVerification>,
@@ -132,6 +133,7 @@ pub(crate) async fn verify_code(
         challenge,
         proof: CodeProof::of(challenge.unwrap_or(NO_CHALLENGE), &code),
         page_secret: body.verifier.map(Personal),
+        network: client.network,
         kind,
         credential: NewCredential { verifier: token.verifier(), hint: token.hint() },
     };

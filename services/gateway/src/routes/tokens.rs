@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use omnirun_commands_api::Outcome;
-use omnirun_commands_api::command::{Command, FIELDS_MAX, NewCredential, Personal, SealedField, TokenWish};
+use omnirun_commands_api::command::{Command, NewCredential, Personal, SealedField, TokenWish};
 use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::id::TokenId;
 use omnirun_events::subject::SubjectKind;
@@ -145,7 +145,7 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<
     let tokens: Vec<(TokenId, Token)> = app.directory.view(|directory, _| {
         let all = directory.tokens.of(caller.account);
         let good = all.filter(|(_, token)| token.kind != TokenKind::Session && token.is_valid(now));
-        good.take(FIELDS_MAX).map(|(id, token)| (id, token.clone())).collect()
+        good.map(|(id, token)| (id, token.clone())).collect()
     });
     let names = names(&app, &caller, &tokens).await?;
     let shown = tokens.into_iter().zip(names).map(|((id, token), name)| ShownToken {

@@ -385,7 +385,7 @@ async fn enrol(writer: &Writer, gateway: &Signer) -> KeyRing {
     ];
     for (signer, role, host) in keys {
         let event = Event::from(KeyEnrolled { key: signer.id(), public: signer.public(), role, host });
-        ring.apply(&event, Sequence(1)).expect("a good key");
+        ring.apply(&event, Sequence(1), Timestamp::ZERO).expect("a good key");
         writer.append(Role::Root, SubjectKind::KeyRing, vec![event]).await;
     }
     ring

@@ -111,7 +111,7 @@ mod tests {
         let root = Signer::from_seed(&[9; 32], Role::Root);
         let mut ring = KeyRing::rooted_in(&root.public()).expect("a derived key is not weak");
         let enrolled = KeyEnrolled { key: signer.id(), public: signer.public(), role, host: None };
-        ring.apply(&Event::KeyEnrolled(enrolled), Sequence(1)).expect("a good key");
+        ring.apply(&Event::KeyEnrolled(enrolled), Sequence(1), Timestamp::ZERO).expect("a good key");
         ring
     }
 

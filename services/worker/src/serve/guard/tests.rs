@@ -38,7 +38,7 @@ fn ring() -> KeyRing {
     let mut ring = KeyRing::rooted_in(&root.public()).expect("a derived key is not weak");
     let enrolled =
         KeyEnrolled { key: gateway().id(), public: gateway().public(), role: Role::Gateway, host: None };
-    ring.apply(&Event::KeyEnrolled(enrolled), Sequence(1)).expect("a good key");
+    ring.apply(&Event::KeyEnrolled(enrolled), Sequence(1), Timestamp::ZERO).expect("a good key");
     ring
 }
 
