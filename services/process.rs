@@ -77,3 +77,43 @@ pub const MASTER_KEY: &str = "master.key";
 pub fn make_master_key(keys: &Path) -> std::io::Result<()> {
     MasterKey::create(&keys.join(MASTER_KEY)).map(drop).map_err(std::io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+
+    use super::*;
+
+    /// Has the test below panic with this text.
+    const PANIC_WITH: &str = "OMNIRUN_TEST_PANIC_WITH";
+
+    #[test]
+    fn nothing_below_information_is_compiled_in_so_that_no_variable_brings_it_back() {
+        assert_eq!(STATIC_MAX_LEVEL, LevelFilter::INFO);
+    }
+
+    #[test]
+    fn a_panic_says_where_and_never_what() {
+        let child = Command::new(std::env::current_exe().expect("a test is a program"))
+            .args(["process::tests::a_process_of_ours_that_panics", "--exact", "--nocapture"])
+            .env(PANIC_WITH, "qzcanary")
+            .env("RUST_BACKTRACE", "full")
+            .output()
+            .expect("it starts");
+        let said = [child.stdout, child.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(!child.status.success() && said.contains("omnirun: bug at services/process.rs:"), "{said}");
+        assert!(!said.contains("qzcanary"), "{said}");
+    }
+
+    /// Does nothing unless the test above asks for it in a process of its own.
+    #[test]
+    fn a_process_of_ours_that_panics() {
+        let Ok(text) = std::env::var(PANIC_WITH) else { return };
+        harden().expect("a process may harden itself");
+        let parsed = text.parse::<u8>().map_err(|_| text);
+        parsed.expect("this text may be shown, the value may not");
+    }
+}

@@ -24,7 +24,6 @@ use omnirun_ops::{Identity, OpsServer, identity};
 use omnirun_projector::Bills;
 use omnirun_sled::{EmbeddedLog, SledLog};
 use omnirun_worker::{Stop, Stores};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 pub use options::Options;
@@ -51,9 +50,8 @@ pub async fn run(options: Options) -> Result<()> {
     host::settle(options.host.monitor).await?;
     let data = options.make_data()?;
     let plans = Arc::new(options.plans.load()?);
-    let listener = TcpListener::bind(options.listen).await;
-    let listener =
-        listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
+    let listener = options.web.bind().await?;
+    let address = listener.local_addr()?;
     let metrics = options.metrics.start()?;
     let clock = process::clock();
 
@@ -63,7 +61,7 @@ pub async fn run(options: Options) -> Result<()> {
     let directory = views::directory(store.clone(), identity.root, &data).await?;
     let usage = views::usage(store.clone(), identity.root, &data).await?;
     let billing = views::billing(store.clone(), identity.root, &data).await?;
-    let mail::Mail { send: mail, mailbox } = mail::choose(&options)?;
+    let mail::Mail { send: mail, mailbox, seen: mail_seen } = mail::choose(&options, address)?;
 
     let mut tasks = Tasks::new();
     let seen =
@@ -117,7 +115,6 @@ pub async fn run(options: Options) -> Result<()> {
     let stores = Stores { read: store.clone(), append: counted.clone(), queue: counted };
     let here = DataPath { listen: ([127, 0, 0, 1], 0).into(), advertised: None };
     let worker = host::start(&options.host, &data, stores, directory.live(), identity.worker, here).await?;
-    let address = listener.local_addr()?;
     let gateway = Gateway::new(omnirun_gateway::Parts {
         commands,
         reader: store.clone(),
@@ -129,14 +126,20 @@ pub async fn run(options: Options) -> Result<()> {
         secret: *identity.gateway_secret.expose(),
         clock,
         metrics: Some(metrics),
-        mailbox: mailbox.clone().map(|mailbox| mailbox as _),
-        config: omnirun_gateway::Config { listen: address, node_id: "up".to_owned(), ..Default::default() },
+        mailbox: mailbox.map(|mailbox| mailbox as _),
+        config: omnirun_gateway::Config {
+            listen: address,
+            node_id: "up".to_owned(),
+            origin: options.web.origin,
+            proxies: options.web.proxies,
+            ..Default::default()
+        },
     });
     let (stop, stopped) = oneshot::channel::<()>();
     let mut gateway =
         tokio::spawn(async move { gateway.serve(listener, async { drop(stopped.await) }).await });
     let mut signals = StopSignals::listen()?;
-    hello::say(address, &data, mailbox.is_some());
+    hello::say(address, &data, mail_seen);
     let ended = tokio::select! {
         ended = signals.or_ended(&mut tasks) => ended,
         _ = &mut gateway => Some("the gateway"),

@@ -11,3 +11,4 @@ pub mod run;
 pub mod smtp;
 pub mod state;
 pub mod views;
+pub mod web;

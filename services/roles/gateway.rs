@@ -1,9 +1,8 @@
 //! `omnirun gateway`: the HTTP facade over the bus.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use omnirun_commands_api::nats::NatsCommands;
 use omnirun_events::subject::{Log, Slot};
@@ -11,7 +10,6 @@ use omnirun_events::unit::Seconds;
 use omnirun_gateway::Gateway;
 use omnirun_gateway::config::Times;
 use omnirun_ops::{OpsServer, identity};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::DataOptions;
@@ -22,6 +20,7 @@ use crate::wiring::plans::PlanOptions;
 use crate::wiring::run::{StopSignals, Tasks, outcome, say_ready};
 use crate::wiring::state::State;
 use crate::wiring::views;
+use crate::wiring::web::WebOptions;
 
 /// Options of `omnirun gateway`
 #[derive(Debug, Args)]
@@ -32,15 +31,8 @@ pub struct Options {
     bus: BusOptions,
     #[command(flatten)]
     plans: PlanOptions,
-    /// Where the HTTP API listens; port 0 takes any free one. TLS belongs in front of it
-    #[arg(long, env = "OMNIRUN_LISTEN", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
-    /// Scheme, host and port that browsers see, such as https://omnirun.example
-    #[arg(long, env = "OMNIRUN_ORIGIN")]
-    origin: Option<String>,
-    /// Proxies of ours that requests from outside pass; each appends the address that it saw to X-Forwarded-For
-    #[arg(long, env = "OMNIRUN_PROXIES", value_name = "COUNT", default_value_t = 0)]
-    proxies: u8,
+    #[command(flatten)]
+    web: WebOptions,
     /// Name of this gateway in /status
     #[arg(long, env = "OMNIRUN_NODE", default_value = "gateway")]
     node: String,
@@ -57,9 +49,7 @@ pub async fn run(options: Options) -> Result<()> {
     let keys = identity::load_gateway(&data)?;
     let plans = Arc::new(options.plans.load()?);
     let state = State::take(&data, "gateway")?;
-    let listener = TcpListener::bind(options.listen).await;
-    let listener =
-        listener.with_context(|| format!("cannot listen on {}; choose another --listen", options.listen))?;
+    let listener = options.web.bind().await?;
     let address = listener.local_addr()?;
     let metrics = options.metrics.start()?;
     let logs = [Log::Events].into_iter().chain(Slot::all().map(Log::Usage)).collect();
@@ -93,8 +83,8 @@ pub async fn run(options: Options) -> Result<()> {
         config: omnirun_gateway::Config {
             listen: address,
             node_id: options.node,
-            origin: options.origin,
-            proxies: options.proxies,
+            origin: options.web.origin,
+            proxies: options.web.proxies,
             times: Times { without_log: Seconds(options.without_log), ..Default::default() },
             ..Default::default()
         },

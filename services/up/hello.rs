@@ -3,21 +3,22 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::mail::Seen;
+
 /// Prints it. The first line is what scripts wait for.
-pub fn say(address: SocketAddr, data: &Path, mail_is_shown_here: bool) {
+pub fn say(address: SocketAddr, data: &Path, mail: Seen) {
     println!("OmniRun is up: http://{address}");
     println!();
     println!("Ask for a sign-in code:");
     println!(
         "  curl -s http://{address}/auth/magic-link/request -H 'content-type: application/json' -d '{{\"email\":\"you@example.org\"}}'"
     );
-    if mail_is_shown_here {
-        println!(
-            "The mail is shown here, and at http://{address}/dev/mailbox. Exchange its code for a token:"
-        );
-    } else {
-        println!("Exchange the code of the mail for a token:");
+    match mail {
+        Seen::Terminal => println!("The mail is shown here, and at http://{address}/dev/mailbox."),
+        Seen::Mailbox => println!("The mail is at http://{address}/dev/mailbox, for this machine alone."),
+        Seen::Sent => {}
     }
+    println!("Exchange the code of the mail for a token:");
     println!(
         "  curl -s http://{address}/auth/otp/verify -H 'content-type: application/json' -d '{{\"email\":\"you@example.org\",\"code\":\"CODE\"}}'"
     );

@@ -1,6 +1,5 @@
 //! What `omnirun up` is told on its command line or by environment variables.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
@@ -10,6 +9,7 @@ use clap::Args;
 use crate::wiring::host::HostOptions;
 use crate::wiring::metrics::MetricsOptions;
 use crate::wiring::plans::PlanOptions;
+use crate::wiring::web::WebOptions;
 
 /// Options of `omnirun up`
 #[derive(Debug, Args)]
@@ -17,10 +17,10 @@ pub struct Options {
     /// Directory of the log, the keys and everything else that is kept; made if missing
     #[arg(long, env = "OMNIRUN_DATA", default_value = ".data/up")]
     pub data: PathBuf,
-    /// Where the HTTP API listens; port 0 takes any free one. TLS belongs in front of it
-    #[arg(long, env = "OMNIRUN_LISTEN", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
-    /// Mail server: smtp://user:password@host:587 (STARTTLS) or smtps://…:465; without it mail stays in memory and is shown here
+    /// Where the HTTP API is
+    #[command(flatten)]
+    pub web: WebOptions,
+    /// Mail server: smtp://user:password@host:587 (STARTTLS) or smtps://…:465; without it mail stays in memory, is shown on this terminal, and at /dev/mailbox to this machine alone
     #[arg(long, env = "OMNIRUN_SMTP", hide_env_values = true)]
     pub smtp: Option<String>,
     /// Sender of mail

@@ -9,12 +9,16 @@ mod p04_tokens;
 mod p07_cookie;
 mod p08_isolation;
 mod p09_destruction;
+mod p10_canaries;
 mod p10_code;
+mod p10_secret_types;
 mod p14_retention;
 mod p15_deletion;
 mod p15_old_copies;
 mod p16_rights;
 mod p17_by_mail;
 
+mod canaries;
 mod long_ago;
+mod opened;
 mod table;

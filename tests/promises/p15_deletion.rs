@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use hyper::Method;
+use omnirun_commands::MasterKey;
 use omnirun_events::log::{Read as _, Stored, Tail, read_to_end};
 use omnirun_events::subject::{Log, SubjectKind};
-use omnirun_events::{Event, Filter, Sequence, codec};
+use omnirun_events::{AccountId, Event, Filter, Sequence, codec};
 use omnirun_ops::SocketRead;
 use omnirun_test_support::demo::wait_for;
 use omnirun_test_support::http::Client;
@@ -16,6 +17,11 @@ use omnirun_test_support::report;
 use omnirun_test_support::up::ops;
 use omnirun_test_support::world::World;
 use serde_json::json;
+
+use crate::opened::Opened;
+
+/// The master key of a data directory.
+pub(crate) const MASTER_KEY: &str = "keys/master.key";
 
 /// How long an erasure may take, a restart included.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -55,8 +61,7 @@ pub(crate) async fn finished(data: &Path, count: usize) -> Result<()> {
 pub(crate) async fn nothing_is_left(data: &Path, account: &str) -> Result<()> {
     for stored in everything(data).await? {
         ensure!(!stored.subject.as_str().contains(account), "{} is left", stored.subject);
-        let text = String::from_utf8_lossy(&stored.record).into_owned();
-        ensure!(!text.contains(account), "a record on {} names the account", stored.subject);
+        ensure!(!names(&stored, account)?, "a record on {} names the account", stored.subject);
     }
     let root = data.join("root.pub");
     let (exit, text) = ops(data, &["verify", "--root-key", &root.to_string_lossy()]).await?;
@@ -66,6 +71,14 @@ pub(crate) async fn nothing_is_left(data: &Path, account: &str) -> Result<()> {
         ensure!(exit == 0 && text.contains("same"), "replay {view} exits with {exit}: {text}");
     }
     Ok(())
+}
+
+/// Whether a record names the account: as text, as in subjects, or by the bytes of its id, as in headers and payloads.
+fn names(stored: &Stored, account: &str) -> Result<bool> {
+    let id: AccountId = account.parse()?;
+    let forms = [account.as_bytes(), id.as_bytes().as_slice()];
+    let holds = |form: &[u8]| stored.record.windows(form.len()).any(|window| window == form);
+    Ok(forms.into_iter().any(holds))
 }
 
 /// Waits until this many records of EVENTS have come after a position.
@@ -85,6 +98,7 @@ async fn a_deleted_account_leaves_nothing_whenever_the_process_is_killed() -> Re
     let data = world.data();
     let other = world.sign_in("stays@example.org").await?;
     let other_id = id_of(&other).await?;
+    let mut copies = Vec::new();
     // Closing twice (two subjects), quiet, caught up, receipt, closed, tombstone, finished; and once undisturbed.
     for killed_after in (1..=8).map(Some).chain([None]) {
         let round = killed_after.unwrap_or(9);
@@ -95,13 +109,16 @@ async fn a_deleted_account_leaves_nothing_whenever_the_process_is_killed() -> Re
         let token = session.with_token(made["token"].as_str().context("shown once")?);
         let reader = SocketRead::connect(&data).await.context("the operator's socket does not answer")?;
         let before = reader.head(Log::Events).await?;
+        let copy = everything(&data).await?;
         ensure!(
-            everything(&data)
-                .await?
-                .iter()
-                .any(|stored| stored.subject.as_str() == format!("key.{account}.account")),
+            copy.iter().any(|stored| stored.subject.as_str() == format!("key.{account}.account")),
             "the account has a key to destroy"
         );
+        let mut named = copy.iter().map(|stored| names(stored, &account));
+        ensure!(named.any(|named| named.is_ok_and(|named| named)), "the search finds what is there");
+        let opened = Opened::of(&copy, &MasterKey::load(&data.join(MASTER_KEY))?);
+        ensure!(opened.all("email").contains(email.as_str()), "a copy can be read before the erasure");
+        copies.push((email.clone(), copy));
         delete_account(&session, &email).await?;
         ensure!(token.get("/sandboxes").await?.status == 401, "its tokens are refused at once");
         ensure!(session.get("/account").await?.status == 401, "its sessions are refused at once");
@@ -121,6 +138,14 @@ async fn a_deleted_account_leaves_nothing_whenever_the_process_is_killed() -> Re
             ensure!(exit == 0 && text.contains("good: finished at"), "the receipt: {exit}: {text}");
         }
         report(&format!("p15: killed after {killed_after:?}"));
+    }
+    // What the night after an erasure does by itself.
+    let (exit, text) = ops(&data, &["keys", "rotate"]).await?;
+    ensure!(exit == 0, "the rotation exits with {exit}: {text}");
+    let left = MasterKey::load(&data.join(MASTER_KEY))?;
+    for (email, copy) in copies {
+        let opened = Opened::of(&copy, &left);
+        ensure!(opened.sealed.is_empty(), "the key that is left opens a copy from before {email} went");
     }
     let other = other.at(world.up.address.clone());
     ensure!(id_of(&other).await? == other_id, "another account stays");

@@ -6,69 +6,80 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use omnirun_commands::MasterKey;
-use omnirun_events::account::EMAIL_FIELD;
 use omnirun_events::log::{Read as _, Stored};
 use omnirun_events::subject::Log;
-use omnirun_events::{Event, codec};
 use omnirun_ops::SocketRead;
 use omnirun_test_support::demo::wait_for;
+use omnirun_test_support::http::Client;
 use omnirun_test_support::up::ops;
 use omnirun_test_support::world::{World, sandbox};
 use serde_json::json;
 
-use crate::p15_deletion::{delete_account, everything, finished, id_of, nothing_is_left, records_after};
+use crate::opened::Opened;
+use crate::p15_deletion::{
+    MASTER_KEY, delete_account, everything, finished, id_of, nothing_is_left, records_after,
+};
 
-/// The addresses that whoever holds these records and this master key can read.
-fn readable(records: &[Stored], master: &MasterKey) -> Vec<String> {
-    let decoded: Vec<_> = records
-        .iter()
-        .filter_map(|stored| Some((&stored.subject, codec::decode(&stored.record).ok()?.events)))
-        .collect();
-    let keys: Vec<_> = decoded
-        .iter()
-        .flat_map(|(subject, events)| events.iter().map(move |event| (subject, event)))
-        .filter_map(|(subject, event)| match event {
-            Event::DataKeyWrapped(wrapped) => {
-                master.wrapping(wrapped.epoch)?.unwrap_key(&wrapped.wrapped, subject).ok()
-            }
-            _ => None,
-        })
-        .collect();
-    let sealed = decoded
-        .iter()
-        .flat_map(|(subject, events)| events.iter().map(move |event| (subject, event)))
-        .filter_map(|(subject, event)| match event {
-            Event::AccountOpened(opened) => Some((subject, &opened.email)),
-            _ => None,
-        });
-    sealed
-        .filter_map(|(subject, email)| keys.iter().find_map(|key| key.open(email, subject, EMAIL_FIELD).ok()))
-        .filter_map(|plain| String::from_utf8(plain).ok())
-        .collect()
+/// Everything of somebody that is sealed: the address of their sign-up, the one that they changed it to, their token's name, and what they said
+/// of their sandbox.
+/// Answers their session, their address, and a copy of the records from before they corrected it.
+async fn somebody(world: &mut World, who: &str) -> Result<(Client, String, Vec<Stored>)> {
+    let (first, address) = (format!("{who}-first@example.org"), format!("{who}@example.org"));
+    let session = world.sign_in(&first).await?;
+    let copy = everything(&world.data()).await?;
+    let asked = session.patch("/account", json!({ "email": address })).await?.expect(202)?;
+    let code = world.smtp.code_to(&address).await?;
+    let change = json!({ "email": address, "code": code, "challengeId": asked["challengeId"] });
+    session.patch("/account", change).await?.expect(200)?;
+    session.post("/tokens", json!({ "name": format!("{who} token") })).await?.expect(201)?;
+    let metadata = json!({ "of": format!("{who} sandbox") });
+    sandbox(&session, json!({ "template": "base", "timeout": 60, "metadata": metadata })).await?;
+    Ok((session, address, copy))
 }
+
+/// The sealed fields that say something of somebody.
+fn of(opened: &Opened, who: &str) -> Vec<String> {
+    let theirs = opened.sealed.iter().filter(|(_, text)| text.contains(who));
+    theirs.map(|(field, _)| field.clone()).collect()
+}
+
+const EVERY_FIELD: [&str; 3] = ["email", "metadata", "name"];
 
 #[tokio::test]
 async fn a_copy_from_before_the_erasure_opens_with_no_key_that_is_left() -> Result<()> {
     let mut world = World::start(&["--pool", "0"]).await?;
-    let (data, email) = (world.data(), "p15-copied@example.org");
-    let (gone, stays) = (world.sign_in(email).await?, world.sign_in("p15-kept@example.org").await?);
+    let data = world.data();
+    let (gone, email, first_copy) = somebody(&mut world, "gone").await?;
+    let (stays, ..) = somebody(&mut world, "kept").await?;
     stays.get("/account").await?.expect(200)?;
-    let (copy, key) = (everything(&data).await?, data.join("keys/master.key"));
+    let copy = everything(&data).await?;
+    let key = data.join(MASTER_KEY);
     let old_key = world.directory().join("old-master.key");
     std::fs::copy(&key, &old_key)?;
-    let control = readable(&copy, &MasterKey::load(&old_key)?);
-    ensure!(control.iter().any(|found| found == email), "with its own key, a copy can be read: {control:?}");
+    let control = Opened::of(&copy, &MasterKey::load(&old_key)?);
+    ensure!(of(&control, "gone") == EVERY_FIELD, "with its own key, a copy can be read: {control:?}");
+    ensure!(of(&Opened::of(&first_copy, &MasterKey::load(&old_key)?), "gone-first") == ["email"]);
+    let corrected = !control.all("email").iter().any(|email| email.contains("first"));
+    ensure!(corrected, "the key of a corrected address is in no later copy: {control:?}");
 
-    delete_account(&gone, email).await?;
+    delete_account(&gone, &email).await?;
     finished(&data, 1).await?;
     // What the night after an erasure does by itself.
     let (exit, text) = ops(&data, &["keys", "rotate"]).await?;
     ensure!(exit == 0, "the rotation exits with {exit}: {text}");
 
-    ensure!(readable(&copy, &MasterKey::load(&key)?).is_empty(), "the key that is left opens the old copy");
+    for copy in [&first_copy, &copy] {
+        let opened = Opened::of(copy, &MasterKey::load(&key)?);
+        ensure!(opened.sealed.is_empty(), "the key that is left opens the old copy: {opened:?}");
+    }
     let now = everything(&data).await?;
-    ensure!(readable(&now, &MasterKey::load(&old_key)?).is_empty(), "the old key opens what is left");
-    ensure!(readable(&now, &MasterKey::load(&key)?) == ["p15-kept@example.org"], "who stays can be read");
+    let opened = Opened::of(&now, &MasterKey::load(&old_key)?);
+    ensure!(opened.sealed.is_empty(), "the old key opens what is left: {opened:?}");
+    let opened = Opened::of(&now, &MasterKey::load(&key)?);
+    ensure!(
+        of(&opened, "kept") == EVERY_FIELD && of(&opened, "gone").is_empty(),
+        "who stays can be read: {opened:?}"
+    );
     world.close().await
 }
 

@@ -58,6 +58,11 @@ impl Client {
         Self { address: self.address.clone(), token: Some(token.into()) }
     }
 
+    /// The same server without a credential.
+    pub fn without_token(&self) -> Self {
+        Self::anonymous(&self.address)
+    }
+
     /// The same credential shown to the server at another address.
     pub fn at(&self, address: impl Into<String>) -> Self {
         Self { address: address.into(), token: self.token.clone() }
@@ -114,6 +119,13 @@ impl Client {
         self.call(Method::GET, path, Bytes::new(), &[]).await
     }
 
+    /// GET of a stream; answers when its head is there.
+    pub async fn open(&self, path: &str) -> Result<Streaming> {
+        let answer = self.send(self.request(Method::GET, path, Bytes::new(), &[])).await?;
+        ensure!(answer.status() == StatusCode::OK, "expected 200, got {}", answer.status());
+        Ok(Streaming(answer.into_body()))
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         self.call(Method::DELETE, path, Bytes::new(), &[]).await
@@ -135,5 +147,15 @@ impl Client {
         let body = Bytes::from(body.to_string());
         let headers = [&[(CONTENT_TYPE.as_str(), "application/json")], headers].concat();
         self.call(Method::POST, path, body, &headers).await
+    }
+}
+
+/// An answer that goes on.
+pub struct Streaming(Incoming);
+
+impl Streaming {
+    /// Reads it until it ends or breaks off.
+    pub async fn to_its_end(mut self) {
+        while let Some(Ok(_)) = self.0.frame().await {}
     }
 }

@@ -1,5 +1,7 @@
 //! `omnirun up` as a process of its own, as a user runs it.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -46,7 +48,7 @@ impl Up {
             .args(&arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log_file(&data)?)
+            .stderr(open_log(&data)?)
             .kill_on_drop(true)
             .spawn()
             .context("cannot start omnirun")?;
@@ -61,8 +63,15 @@ impl Up {
         };
         let address =
             tokio::time::timeout(START_PATIENCE, ready).await.context("omnirun did not become healthy")??;
-        // Whatever else it prints is read and dropped, so that it never waits for a reader.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        // Whatever else it prints is kept with its log lines, so that it never waits for a reader and is searched as they are.
+        let mut kept = open_log(&data)?;
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if writeln!(kept, "{line}").is_err() {
+                    break;
+                }
+            }
+        });
         Ok(Self { child, address, data, arguments })
     }
 
@@ -98,15 +107,15 @@ impl Up {
     }
 }
 
-/// Log lines of every start over this data, beside the data and not in it: the data is searched for what must not be there.
+/// Log lines and what was printed of every start over this data, beside the data and not in it: the data is searched for what must not be there.
 pub fn log_path(data: &Path) -> PathBuf {
     data.with_extension("log")
 }
 
-fn log_file(data: &Path) -> Result<Stdio> {
+fn open_log(data: &Path) -> Result<File> {
     let path = log_path(data);
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-    Ok(file.with_context(|| format!("cannot open {}", path.display()))?.into())
+    let file = File::options().create(true).append(true).open(&path);
+    file.with_context(|| format!("cannot open {}", path.display()))
 }
 
 fn last_lines(data: &Path) -> String {
