@@ -42,7 +42,8 @@ fn after_rubbish_on_a_hosts_subject_its_host_is_believed_as_before() {
     let worker = signer(Role::Worker, 0);
     for (index, mut stored) in rubbish(&mut log.clone(), sandbox_subject()).into_iter().enumerate() {
         // Filed in the order of the log.
-        stored.sequence = log.next(&worker, Actor::Operator, sandbox_subject(), vec![]).sequence;
+        stored.sequence =
+            log.next(&worker, Actor::Operator, sandbox_subject(), vec![event("sandbox.failed")]).sequence;
         let before = log.verifier.head(&stored.subject);
         assert!(log.check(&stored).is_err(), "number {index} is not believed");
         assert!(log.verifier.pass(Log::Events, &stored), "number {index} is passed");
@@ -58,7 +59,7 @@ fn after_rubbish_on_a_hosts_subject_its_host_is_believed_as_before() {
 fn rubbish_before_the_first_record_of_a_subject_is_passed_as_well() {
     let mut log = Written::enrolled();
     let worker = signer(Role::Worker, 0);
-    let mut noise = log.next(&worker, Actor::Operator, sandbox_subject(), vec![]);
+    let mut noise = log.next(&worker, Actor::Operator, sandbox_subject(), vec![event("sandbox.failed")]);
     noise.record = Bytes::from_static(b"no record");
     assert!(log.check(&noise).is_err() && log.verifier.pass(Log::Events, &noise));
     let claim = log.put(&worker, sandbox_subject(), vec![event("sandbox.claimed")]);
@@ -80,12 +81,14 @@ fn what_the_system_alone_writes_is_never_passed() {
         SubjectKind::Ops,
     ];
     for kind in kinds {
-        let mut noise = log.next(&signer(Role::Commands, 0), Actor::Operator, kind, vec![]);
+        let mut noise =
+            log.next(&signer(Role::Commands, 0), Actor::Operator, kind, vec![event("sandbox.failed")]);
         noise.record = Bytes::from_static(b"no record");
         let fault = log.check(&noise).expect_err("no record");
         assert!(matches!(fault.kind, FaultKind::Decode(_)));
         assert!(!log.verifier.pass(kind.log(), &noise), "{}", noise.subject);
     }
-    let usage = log.next(&signer(Role::Worker, 0), Actor::Operator, usage_subject(), vec![]);
+    let usage =
+        log.next(&signer(Role::Worker, 0), Actor::Operator, usage_subject(), vec![event("sandbox.failed")]);
     assert!(!log.verifier.pass(Log::Events, &usage), "it is not of this log");
 }

@@ -80,10 +80,13 @@ impl World {
     }
 
     async fn head_of(&self, subject: &Subject) -> Head {
-        match self.log.last(subject).await.expect("memory is up") {
-            Some(stored) => codec::decode(&stored.record).expect("it was encoded").head(stored.sequence),
-            None => Head::EMPTY,
-        }
+        let all = read_to_end(&self.log, subject.log(), Filter::exactly(subject), Sequence::NONE).await;
+        let all = all.expect("memory is up");
+        let Some(last) = all.last() else { return Head::EMPTY };
+        // The chain goes on from the last record that is one; the next one is filed after whatever is there.
+        let records = all.iter().rev().filter_map(|stored| codec::decode(&stored.record).ok());
+        let before = records.map(|record| record.head(last.sequence)).next();
+        before.unwrap_or(Head { sequence: last.sequence, ..Head::EMPTY })
     }
 
     async fn append(&self, role: Role, subject: SubjectKind, events: Vec<Event>) -> Sequence {
