@@ -3,5 +3,6 @@
 
 mod fuzzed_api;
 mod kills;
+mod mail_in_memory;
 mod refusals;
 mod roles;

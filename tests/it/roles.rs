@@ -3,6 +3,7 @@
 
 mod erasure;
 mod metrics;
+mod revoked;
 mod without_log;
 
 use std::time::{Duration, Instant};
