@@ -24,8 +24,9 @@ use crate::opened::Opened;
 /// How long a client waits before it goes away, a code run on a busy machine included. A second sandbox, for which there is no room, takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The sealed fields that may hold what a user has put into a request, and how what was put there begins.
-const ALLOWED: [(&str, &str); 3] = [("email", "email"), ("name", "token name"), ("metadata", "metadata")];
+/// The sealed fields that may hold what a user has put into a request, and where it was put, or how the name of the place begins.
+const ALLOWED: [(&str, &[&str]); 3] =
+    [("email", &["email"]), ("name", &["token name", "POST /tokens: name"]), ("metadata", &["metadata"])];
 
 /// Sends a request as its user, or without a credential where it has one of its own. None if there is no answer for so long that the client
 /// goes away.
@@ -82,7 +83,8 @@ fn check_records(records: &[Stored], master: &MasterKey, canaries: &Canaries) ->
         let allowed = ALLOWED.iter().find(|(name, _)| name == field).map(|(_, place)| *place);
         for place in canaries.places_in(text) {
             let (_, what) = place.rsplit_once(": ").unwrap_or(("", place));
-            let is_allowed = allowed.is_some_and(|allowed| what.starts_with(allowed));
+            let is_from = |allowed: &&str| place == *allowed || what.starts_with(*allowed);
+            let is_allowed = allowed.is_some_and(|allowed| allowed.iter().any(is_from));
             ensure!(is_allowed, "the sealed field {field} holds what was put into {place}");
         }
     }

@@ -251,6 +251,9 @@ impl Report {
         for IgnoredRecord { at, subject, why } in &self.ignored {
             writeln!(out, "ignored: {at} on {subject}: {why}")?;
         }
+        if let (None, Some(IgnoredRecord { at, why, .. })) = (&self.fault, self.ignored.first()) {
+            writeln!(out, "first bad position {at}: {why}; everything after it was checked")?;
+        }
         if let Some((at, why)) = &self.fault {
             writeln!(out, "FAULT: first bad position {at}: {why}")?;
             writeln!(

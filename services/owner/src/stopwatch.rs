@@ -35,7 +35,7 @@ impl Stopwatch {
     /// The guest runs again.
     pub fn resume(&mut self, now: Instant) {
         if let Some(since) = self.paused_since.take() {
-            self.paused += now.saturating_duration_since(since);
+            self.paused += self.stopped.unwrap_or(now).saturating_duration_since(since);
         }
     }
 
@@ -79,6 +79,6 @@ mod tests {
         watch.stop(at(80));
         check(&watch, 90, 30, 40);
         watch.resume(at(95));
-        check(&watch, 99, 30, 65);
+        check(&watch, 99, 30, 40);
     }
 }

@@ -84,7 +84,7 @@ impl World {
             template: "base".to_owned(),
             shape: Shape { vcpus: Vcpus(1), memory: Mebibytes(512) },
             timeout: Seconds(60),
-            reserved: StandardMillis(60_000),
+            reserved: StandardMillis(24 * HOUR),
             deadline: START,
             network: Network::Off,
             metadata: None,

@@ -36,12 +36,14 @@ struct State {
 
 impl State {
     fn usage(&self) -> Usage {
-        let since = self.tenancy.lock().expect("no panic").as_ref().map(|(_, since)| since.elapsed());
-        let age = Millis(since.unwrap_or_default().as_millis() as u64);
+        // One look at the clock: a guest that stands still has run for the same time whenever it is asked.
+        let now = Instant::now();
+        let since = self.tenancy.lock().expect("no panic").as_ref().map(|(_, since)| *since);
+        let age = since.map_or(Duration::ZERO, |since| now.duration_since(since));
         let (standing, before) = *self.standing.lock().expect("no panic");
-        let paused = before + standing.map_or(Duration::ZERO, |since| since.elapsed());
-        let paused_ms = Millis(age.0.min(paused.as_millis() as u64));
-        let wall_ms = Millis(age.0 - paused_ms.0);
+        let paused = before + standing.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let millis = |length: Duration| Millis(length.as_millis() as u64);
+        let (wall_ms, paused_ms, age) = (millis(age.saturating_sub(paused)), millis(paused), millis(age));
         let MemoryMib(memory) = self.spec.memory;
         let memory_mib_s = omnirun_vmm_api::MibSeconds(u64::from(memory) * age.0 / 1000);
         Usage { wall_ms, paused_ms, vcpu_ms: Millis(wall_ms.0 / 2), memory_mib_s, ..Usage::default() }

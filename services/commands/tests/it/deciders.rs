@@ -199,8 +199,8 @@ fn a_minute_admits_what_the_plan_says_and_the_refusal_says_when_there_is_room() 
     assert_eq!(refused.message, says);
     ask(at(59_999)).expect_err("not a minute yet");
     ask(at(60_000)).expect("the first has left the minute");
-    let refused = ask(Timestamp(START.0 - 3_600_000)).expect_err("the clock was set back by an hour");
-    assert_eq!(refused.retry_after, Some(Millis(60_000)));
+    ask(Timestamp(START.0 - 3_600_000))
+        .expect("a clock that was set back by an hour makes nobody wait for one");
 }
 
 #[test]

@@ -11,9 +11,10 @@ use omnirun_commands_api::{Commands, Outcome, Reply, SendError};
 use omnirun_events::billing::{SeenThrough, StatementClosed};
 use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::log::{Erase as _, Read as _, read_to_end};
+use omnirun_events::sandbox::TimeoutExtended;
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Filter, Log, Slot, SubjectKind};
-use omnirun_events::unit::{MicroCents, Millis, Timestamp};
+use omnirun_events::unit::{MicroCents, Millis, StandardMillis, Timestamp};
 use omnirun_events::usage::{Meter, UsageMetered};
 use omnirun_events::{Sequence, codec};
 use omnirun_export::Exporter;
@@ -47,6 +48,15 @@ impl Commands for Double {
 
 fn slot() -> Slot {
     Slot::of(Timestamp(0))
+}
+
+/// A history whose sandbox may run all day.
+async fn long_running() -> World {
+    let world = World::with_history().await;
+    let (end_at, reserved) = (Timestamp(DAY), StandardMillis(DAY));
+    let extended = TimeoutExtended { sandbox: sandbox(1), end_at, reserved };
+    world.append_as(Role::Commands, SubjectKind::Admission(account()), vec![extended.into()]).await;
+    world
 }
 
 /// The sandbox has run for so many hours of the first day of 1970.
@@ -105,7 +115,7 @@ async fn said(world: &World, day: u64, more: &[&str]) -> (Exit, String) {
 
 #[tokio::test]
 async fn a_month_whose_readings_are_there_gives_the_same_bytes_whatever_came_after_the_close() {
-    let world = World::with_history().await;
+    let world = long_running().await;
     read(&world, 5).await;
     let closed = january(&world).await;
     assert_eq!(closed.standard.0, 5 * HOUR);
@@ -128,7 +138,7 @@ async fn a_statement_that_its_readings_do_not_give_is_named() {
         |closed| closed.seen.truncate(1),
     ];
     for change in changes {
-        let world = World::with_history().await;
+        let world = long_running().await;
         read(&world, 5).await;
         let mut closed = january(&world).await;
         change(&mut closed);
@@ -140,7 +150,7 @@ async fn a_statement_that_its_readings_do_not_give_is_named() {
 
 #[tokio::test]
 async fn a_month_whose_readings_are_gone_is_vouched_for_by_its_signature() {
-    let world = World::with_history().await;
+    let world = long_running().await;
     read(&world, 5).await;
     let closed = january(&world).await;
     close(&world, &closed).await;
@@ -154,7 +164,7 @@ async fn a_month_whose_readings_are_gone_is_vouched_for_by_its_signature() {
 
 #[tokio::test]
 async fn a_statement_of_version_1_says_not_what_it_was_computed_from() {
-    let world = World::with_history().await;
+    let world = long_running().await;
     read(&world, 5).await;
     let closed = StatementClosed { seen: Vec::new(), ..january(&world).await };
     close(&world, &closed).await;
@@ -164,7 +174,7 @@ async fn a_statement_of_version_1_says_not_what_it_was_computed_from() {
 
 #[tokio::test]
 async fn an_export_that_was_changed_gives_no_statement() {
-    let world = World::with_history().await;
+    let world = long_running().await;
     let path = export(&world, 40).await;
     let mut bytes = std::fs::read(&path).expect("it was just written");
     let middle = bytes.len() / 2;
