@@ -17,7 +17,7 @@ use omnirun_events::ops::OpsActed;
 use omnirun_events::unit::{Clock, Millis};
 use omnirun_export::Exporter;
 
-use crate::command::Exit;
+use crate::exit::Exit;
 use crate::keys;
 
 /// How long the event may take.

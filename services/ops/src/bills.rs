@@ -12,7 +12,7 @@ use omnirun_events::id::AccountId;
 use omnirun_events::ops::{Action, OpsActed};
 use omnirun_events::unit::{Clock, Millis};
 
-use crate::command::Exit;
+use crate::exit::Exit;
 use crate::keys;
 
 /// How long the commands service may take for each of the two.

@@ -9,7 +9,7 @@ pub mod findings;
 
 use std::io::{self, Write};
 
-use crate::command::Exit;
+use crate::exit::Exit;
 
 pub use facts::Facts;
 pub use findings::{Finding, Grade, Handed, Trouble, examine};

@@ -7,7 +7,7 @@ use omnirun_commands_api::command::{Command, Whose};
 use omnirun_commands_api::{Commands, Outcome};
 use omnirun_events::unit::{Clock, Millis};
 
-use crate::command::Exit;
+use crate::exit::Exit;
 use crate::keys;
 
 /// How long the commands service may take.

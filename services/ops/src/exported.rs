@@ -7,7 +7,8 @@ use omnirun_events::keys::Digest;
 use omnirun_export::check::{CheckError, Checked, check};
 use serde_json::json;
 
-use crate::command::{Exit, Form};
+use crate::dispatch::Form;
+use crate::exit::Exit;
 use crate::text;
 
 /// Checks the archive and prints what came of it.

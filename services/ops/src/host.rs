@@ -7,7 +7,8 @@ use omnirun_commands_api::command::Command;
 use omnirun_commands_api::{Commands, Outcome};
 use omnirun_events::unit::{Clock, Millis};
 
-use crate::command::{Exit, HostCommand};
+use crate::command::HostCommand;
+use crate::exit::Exit;
 use crate::keys;
 
 /// How long the commands service may take: two round trips to the log for each sandbox of the host. What it has not done by then it does by

@@ -9,7 +9,7 @@ use omnirun_events::envelope::Actor;
 use omnirun_events::id::CommandId;
 use omnirun_events::unit::{Clock, Millis};
 
-use crate::command::Exit;
+use crate::exit::Exit;
 
 /// How long a rotation may take: every data key is wrapped anew.
 const WITHIN: Millis = Millis(10 * 60 * 1000);

@@ -4,10 +4,16 @@
 //! a damaged system they differ: `stored` is what the store holds, `believed` what passed every check, `ignored` what is well
 //! made but was said by somebody who may not say it. And it works while everything else does not: on the store alone, with no service up.
 //!
-//! Reading order: [`command`] (what can be asked), [`identity`] (the keys of an installation), then one file per command, and
-//! [`socket`], through which they read while `omnirun up` holds the store. [`doctor`] is about the host, and needs neither.
+//! Reading order: [`command`] (what can be asked), [`context`] (what is needed of the world), `dispatch` (who does it), [`identity`] (the
+//! keys of an installation), then one file per command, and [`socket`], through which they read while `omnirun up` holds the store. [`doctor`] is about the host, and needs neither.
 
 pub mod command;
+
+pub mod context;
+
+mod dispatch;
+
+mod exit;
 
 pub mod identity;
 
@@ -32,6 +38,9 @@ mod text;
 
 pub mod socket;
 
-pub use command::{Context, Exit, Opened, OpsArgs, OpsCommand, Running, run};
+pub use command::{OpsArgs, OpsCommand};
+pub use context::{Context, Opened, Running};
+pub use dispatch::run;
+pub use exit::Exit;
 pub use identity::Identity;
 pub use socket::{CommandsSlot, OpsServer, SocketRead, View};

@@ -19,7 +19,8 @@ use omnirun_events::verify::{Depth, Verdict, Verifier};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::command::{Exit, Form};
+use crate::dispatch::Form;
+use crate::exit::Exit;
 use crate::identity;
 
 /// A receipt is some twenty short lines in a mail; more than this is something else.

@@ -19,7 +19,9 @@ use omnirun_projections::{Directory, Fold, Usage};
 use omnirun_runner::{Checkpoints, RebuildError, Snapshot, Source as Logs, follow, rebuild};
 use serde_json::json;
 
-use crate::command::{Exit, Form, Source};
+use crate::context::Source;
+use crate::dispatch::Form;
+use crate::exit::Exit;
 
 /// How long a stored read model may take to catch up with the log.
 const CATCH_UP_MAX: Duration = Duration::from_secs(600);

@@ -11,7 +11,7 @@ use omnirun_events::ops::Action;
 use omnirun_events::unit::{Clock, Millis};
 
 use crate::bills::{By, record};
-use crate::command::Exit;
+use crate::exit::Exit;
 use crate::{keys, text};
 
 /// How long the commands service may take: it looks through every log.

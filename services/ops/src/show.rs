@@ -6,7 +6,8 @@ use anyhow::bail;
 use omnirun_events::log::{Position, Sequence, Tail};
 use omnirun_events::subject::Filter;
 
-use crate::command::{Exit, Source};
+use crate::context::Source;
+use crate::exit::Exit;
 use crate::shown;
 
 pub(crate) async fn run(source: &Source, at: Position, out: &mut impl Write) -> anyhow::Result<Exit> {

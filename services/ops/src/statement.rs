@@ -25,7 +25,8 @@ use omnirun_export::check::check_with;
 use omnirun_projections::Fold as _;
 use serde_json::json;
 
-use crate::command::{Exit, Form};
+use crate::dispatch::Form;
+use crate::exit::Exit;
 use crate::exported;
 
 /// From a month's beginning until a record of its use may be gone: the age that none reaches, less the week that a session may last, since an

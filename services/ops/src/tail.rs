@@ -5,7 +5,8 @@ use std::io::Write;
 use omnirun_events::log::{PAGE_RECORDS_MAX, Sequence, Tail};
 use omnirun_events::subject::{Filter, Log};
 
-use crate::command::{Exit, Source};
+use crate::context::Source;
+use crate::exit::Exit;
 use crate::shown;
 
 /// Positions back from the end that are printed when none is named.

@@ -16,7 +16,8 @@ use omnirun_events::unit::{Clock, Millis};
 use omnirun_events::verify::{Depth, Fault, Ignored, TombstonesError, Verdict, Verifier, tombstones};
 use serde_json::json;
 
-use crate::command::{Exit, Form};
+use crate::dispatch::Form;
+use crate::exit::Exit;
 use crate::text;
 
 /// Ignored records that are listed one by one; all are counted.

@@ -20,7 +20,7 @@ use omnirun_events::token::{Scope, TokenCreated, TokenKind, TokenVerifier};
 use omnirun_events::unit::{Mebibytes, Seconds, Shape, StandardMillis, Timestamp, Vcpus};
 use omnirun_events::usage::{Meter, UsageMetered};
 use omnirun_events::{AccountId, CommitId, SandboxId, Sequence, TokenId, codec};
-use omnirun_ops::command::Opened;
+use omnirun_ops::Opened;
 use omnirun_ops::{Context, Exit, Identity, OpsArgs, OpsServer, View, identity, run};
 use omnirun_projections::{Directory, Fold, Usage};
 use omnirun_runner::{Checkpoints, Follower, Live, Source, follow};
