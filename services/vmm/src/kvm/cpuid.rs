@@ -60,8 +60,8 @@ fn edited(mut entry: kvm_cpuid_entry2, id: u32, count: u32, shift: u32) -> kvm_c
             (entry.eax, entry.ebx, entry.ecx) = (width, logical, entry.index | kind);
         }
         0x8000_0001 => entry.ecx &= !(TOPOLOGY_EXTENSIONS | SVM),
-        // Intel's performance counters, which show more of the host than a guest needs. AMD's oldest have no leaf: taking
-        // them away makes the host's kernel complain of every boot. Then AMD's virtualisation.
+        // Intel's performance counters, which show more of the host than a guest needs. AMD's oldest have no
+        // leaf that could be emptied. Then AMD's virtualisation.
         0xa | 0x8000_000a => {
             (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
         }
