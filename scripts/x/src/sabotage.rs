@@ -259,7 +259,9 @@ impl Tree {
     fn cargo(&self, arguments: &[&str]) -> Command {
         use std::os::unix::process::CommandExt as _;
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["test", "--release", "--test", "promises"]).args(arguments);
+        // Of the whole workspace, whose crates are built with the features that the seed was: of one package alone, cargo would compile other
+        // people's crates once more with fewer.
+        cargo.args(["test", "--release", "--workspace", "--test", "promises"]).args(arguments);
         cargo.current_dir(&self.path).env("CARGO_TARGET_DIR", &self.build);
         cargo.stdin(Stdio::null()).process_group(0);
         cargo
