@@ -95,13 +95,25 @@ impl TokenText {
         self.prefix
     }
 
-    /// What of it is stored and looked up: HKDF-SHA256 (RFC 5869) under a label of its own, independent of every other output.
+    /// What of it is stored and looked up.
     pub fn verifier(&self) -> TokenVerifier {
         let mut verifier = [0; 32];
-        Hkdf::<Sha256>::new(Some(b"omnirun/token/v1"), self.text.as_bytes())
-            .expand(b"auth-verifier", &mut verifier)
-            .expect("32 bytes are below the 8160 that HKDF-SHA256 gives");
+        self.derive(b"auth-verifier", &mut verifier);
         TokenVerifier(verifier)
+    }
+
+    /// What wraps a vault's key for whoever holds this token. Never stored, and nothing that is stored says anything about it.
+    pub fn vault_wrap_key(&self) -> Zeroizing<[u8; 32]> {
+        let mut key = Zeroizing::new([0; 32]);
+        self.derive(b"vault-wrap", &mut key);
+        key
+    }
+
+    /// HKDF-SHA256 (RFC 5869) under a label for each use: no output says anything about another one or about the text.
+    fn derive(&self, label: &[u8], output: &mut [u8; 32]) {
+        Hkdf::<Sha256>::new(Some(b"omnirun/token/v1"), self.text.as_bytes())
+            .expand(label, output)
+            .expect("32 bytes are below the 8160 that HKDF-SHA256 gives");
     }
 
     /// The checksum characters, by which a list of tokens is matched with one at hand.
@@ -138,6 +150,21 @@ mod tests {
         let token = TokenText::parse(EXAMPLE).expect("published");
         assert_eq!((token.prefix(), token.hint().as_str()), (Prefix::Program, "1gTpXM"));
         assert_eq!(token.reveal_once(), EXAMPLE);
+    }
+
+    /// Computed by another implementation of HKDF. They are in logs and in wraps, so they can never change.
+    #[test]
+    fn the_verifier_and_the_key_that_wraps_a_vault_come_from_one_token_under_labels_of_their_own() {
+        let token = TokenText::parse(EXAMPLE).expect("published");
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        assert_eq!(
+            hex(&token.verifier().0),
+            "7b32c58cca7f8fcc60ea8ed7bd63a23356de8da12d0c11052b5e9faebf0588cc"
+        );
+        assert_eq!(
+            hex(&*token.vault_wrap_key()),
+            "a04761dd8f31529d13e41835c525f4d5bc179bdbe99f31f560216f59c535173c"
+        );
     }
 
     #[test]
