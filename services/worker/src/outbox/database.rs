@@ -10,9 +10,9 @@ use std::{
 
 use super::OutboxError;
 
-/// How long sled's own lock may outlive a database that was closed: its threads let go of it late, and a process that was forked
-/// meanwhile holds it until it execs.
-const UNLOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an earlier life of the outbox may hold a lock: a write that had begun when its worker was dropped is finished, sled's threads let go
+/// of theirs late, and a process that was forked meanwhile holds both until it execs.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(3);
 const UNLOCK_LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// An open database, this process's alone.
@@ -31,10 +31,18 @@ impl Lock {
         let failed = |source| OutboxError::Directory { path: directory.to_owned(), source };
         fs::create_dir_all(directory).map_err(failed)?;
         let file = File::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(OutboxError::InUse { path: directory.to_owned() }),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
+        let started = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::WouldBlock) if started.elapsed() < UNLOCK_PATIENCE => {
+                    thread::sleep(UNLOCK_LOOK_EVERY);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OutboxError::InUse { path: directory.to_owned() });
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
         }
     }
 }
