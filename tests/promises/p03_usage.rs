@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use omnirun_events::Timestamp;
+use omnirun_test_support::eventually;
 use omnirun_test_support::up::{Up, ops};
 use omnirun_test_support::world::{World, destroy, run, sandbox};
 use serde_json::json;
@@ -56,16 +57,11 @@ async fn a_month_that_is_over_is_closed_and_its_owner_computes_the_statement_aga
 
     let mut world = World::start_in(directory, &["--pool", "0"]).await?;
     let owner = world.sign_in(EMAIL).await?;
-    let closed = async {
-        loop {
-            let statements = owner.get("/account/statements").await?.expect(200)?;
-            if statements[0].is_object() {
-                return anyhow::Ok(statements);
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    let statements = tokio::time::timeout(Duration::from_secs(60), closed).await.context("not closed")??;
+    let closed = eventually(Duration::from_secs(60), async || {
+        let statements = owner.get("/account/statements").await?.expect(200)?;
+        Ok(statements[0].is_object().then_some(statements))
+    });
+    let statements = closed.await.context("the month is not closed")?;
     assert_eq!((&statements[0]["standardSeconds"], &statements[1]), (&json!(60), &json!(null)));
     let (exit, text) = ops(&world.data(), &["replay", "billing"]).await?;
     assert_eq!(exit, 0, "{text}");
@@ -88,21 +84,17 @@ async fn a_month_that_is_over_is_closed_and_its_owner_computes_the_statement_aga
         ops(&world.data(), &[&["account", "plan", &account, "launch"][..], &by].concat()).await?;
     assert!(exit == 0 && text.contains("from: "), "{text}");
     assert_eq!(owner.get("/account").await?.expect(200)?["plan"], "sandbox");
-    let due = async {
-        loop {
-            let statements = owner.get("/account/statements").await?.expect(200)?;
-            if statements[0]["due"]["cents"] == 5 {
-                return anyhow::Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), due).await.context("not corrected")??;
+    let due = eventually(Duration::from_secs(10), async || {
+        let statements = owner.get("/account/statements").await?.expect(200)?;
+        Ok((statements[0]["due"]["cents"] == 5).then_some(()))
+    });
+    due.await.context("the month is not corrected")?;
     world.close().await
 }
 
 #[tokio::test]
 async fn a_paused_sandbox_keeps_its_data_and_is_metered_for_its_memory_alone() -> Result<()> {
+    const PAUSE: Duration = Duration::from_secs(3);
     let mut world = World::start(&["--pool", "0"]).await?;
     let (user, _) = world.user("p03@example.org").await?;
     let id = sandbox(&user, json!({ "template": "base", "timeout": 300 })).await?;
@@ -111,8 +103,8 @@ async fn a_paused_sandbox_keeps_its_data_and_is_metered_for_its_memory_alone() -
     assert_eq!(paused["status"], "paused");
     let refused = user.post(&format!("/sandboxes/{id}/commands"), json!({ "command": "true" })).await?;
     assert_eq!((refused.status.as_u16(), &refused.json()["code"]), (409, &json!("sandbox_paused")));
-    // A pause that is long beside what the guest ran.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    // The time itself is what is metered: a pause that is long beside what the guest ran.
+    tokio::time::sleep(PAUSE).await;
     let resumed = user.post(&format!("/sandboxes/{id}/resume"), json!({})).await?.expect(200)?;
     assert_eq!(resumed["status"], "running");
     assert_eq!(run(&user, &id, "cat /tmp/data").await?, "kept");
@@ -120,7 +112,10 @@ async fn a_paused_sandbox_keeps_its_data_and_is_metered_for_its_memory_alone() -
     let bill = user.get("/account/usage").await?.expect(200)?;
     let used = |field: &str| bill["sandboxes"][0][field].as_u64().unwrap_or_default();
     let held_ms = used("memoryMibSeconds") * 1000 / used("memoryMB");
-    assert!(held_ms >= used("wallMs") + 3_000, "its memory was metered while it was paused: {bill}");
+    assert!(
+        u128::from(held_ms) >= u128::from(used("wallMs")) + PAUSE.as_millis(),
+        "its memory was metered while it was paused: {bill}"
+    );
     world.close().await
 }
 

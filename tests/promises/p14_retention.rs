@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use omnirun_events::log::{Sequence, Stored, read_to_end};
 use omnirun_events::{Filter, Log, SandboxId, Slot, Subject, SubjectKind, Timestamp};
+use omnirun_test_support::eventually;
 use omnirun_test_support::up::{Up, ops};
 
 use crate::long_ago::{DAY, LongAgo};
@@ -76,13 +77,11 @@ async fn what_is_91_days_old_is_gone_with_its_files_and_its_free_text_and_at_89_
     assert!(on_disk(&data.join("log"), oldest.as_str().as_bytes())?, "the search finds what is there");
 
     let up = Up::start(&data, &["--pool", "0"]).await?;
-    let gone = async {
-        while shown(&data, sandboxes[0]).await? + shown(&data, sandboxes[1]).await? > 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        anyhow::Ok(())
-    };
-    tokio::time::timeout(Duration::from_secs(60), gone).await.context("it is still there")??;
+    let gone = eventually(Duration::from_secs(60), async || {
+        let left = shown(&data, sandboxes[0]).await? + shown(&data, sandboxes[1]).await?;
+        Ok((left == 0).then_some(()))
+    });
+    gone.await.context("it is still there")?;
     assert_eq!(shown(&data, sandboxes[2]).await?, 4, "claim, start, end, and a reading");
     let (_, tombstones) = ops(&data, &["tail", "--from", "1", "--filter", "sys.erasure"]).await?;
     assert!(tombstones.contains("records.erased/1"), "{tombstones}");

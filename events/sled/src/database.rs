@@ -16,14 +16,14 @@ use crate::error::{OpenError, StoreError, io_error};
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open database. Its one tree is sled's default tree.
-pub(crate) struct Database {
+pub struct Database {
     tree: sled::Db,
     /// Our own descriptor of sled's file: `flush` writes without syncing (Linux: sync_file_range), fdatasync on this one does the rest.
     file: File,
 }
 
 /// Rows to be written.
-pub(crate) enum Rows {
+pub enum Rows {
     /// After a crash, all of them or none.
     Whole(sled::Batch),
     /// After a crash, the first ones up to some point. Less than half of what a batch costs: sled puts a manifest before a batch, which is a
@@ -32,10 +32,13 @@ pub(crate) enum Rows {
 }
 
 /// Why a database does not open.
-pub(crate) enum DatabaseError {
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
     /// The system refused.
+    #[error(transparent)]
     Io(OpenError),
     /// Its data is not sled's any more.
+    #[error("its files are damaged: {0}")]
     Damaged(String),
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error
 
 /// Why sled did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// sled's own answer.
     #[error("the database refused")]
     Sled(#[source] sled::Error),

@@ -1,4 +1,4 @@
-//! The event log on sled 0.34: the log of `omnirun up`, a worker's outbox, and the offline archive. Nothing here knows which of them it is.
+//! The event log on sled 0.34: the log of `omnirun up`. A worker's outbox is no log, and uses of this the [`Database`] and the [`DirLock`].
 //!
 //! ```text
 //! <dir>/lock             held while a process has the logs open
@@ -33,7 +33,9 @@ mod read;
 mod store;
 
 pub use cell::SyncCounts;
+pub use database::{Database, DatabaseError, Rows};
 pub use embedded::EmbeddedLog;
-pub use error::OpenError;
+pub use error::{OpenError, StoreError};
 pub use layout::RECORD_BYTES_MAX;
+pub use lock::DirLock;
 pub use store::{Options, SledLog};

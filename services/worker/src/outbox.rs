@@ -8,23 +8,29 @@
 
 pub mod commits;
 
-mod database;
-
 pub mod publish;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use omnirun_events::codec::{self, DecodeError, EncodeError};
 use omnirun_events::envelope::{Draft, Head, Parts};
 use omnirun_events::id::{CommitId, KeyId};
 use omnirun_events::subject::Subject;
+use omnirun_events::unit::Mebibytes;
+use omnirun_sled::{Database, DatabaseError, DirLock, OpenError, Rows, StoreError};
 use tokio::sync::watch;
 
-use database::Database;
+/// How long an earlier life of the outbox may hold its lock: a write that had begun when its worker was dropped is finished, and a process that
+/// was forked meanwhile holds the lock until it execs.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Drafts wait here for seconds, and for what the bus is away; they are all in memory as well.
+const CACHE: Mebibytes = Mebibytes(8);
 
 /// Place of a draft in the outbox; it only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,50 +39,31 @@ pub struct DraftNumber(u64);
 /// The outbox cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
-    /// Another worker has it open.
-    #[error("another worker uses the outbox in {path}: stop it first")]
-    InUse {
-        /// Its directory.
-        path: PathBuf,
-    },
-    /// Its directory cannot be made or locked.
-    #[error("cannot use the outbox's directory {path}")]
-    Directory {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// It cannot be opened.
-    #[error("cannot open the outbox in {path}")]
-    Open {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: sled::Error,
-    },
+    /// Another worker has it open, or the system refuses its directory.
+    #[error("cannot open the outbox")]
+    Open(#[source] OpenError),
     /// Its files are damaged.
     #[error(
-        "the outbox in {path} is damaged: set the directory aside; readings and ends of sandboxes in it are lost"
+        "the outbox in {path} is damaged ({what}): set the directory aside; readings and ends of sandboxes in it are lost"
     )]
     Damaged {
         /// Its directory.
         path: PathBuf,
+        /// What is wrong there.
+        what: String,
     },
+    /// It cannot be read.
+    #[error("cannot read the outbox")]
+    Read(#[source] StoreError),
     /// A draft in it cannot be read.
     #[error("a draft of the outbox cannot be decoded")]
     Decode(#[source] DecodeError),
     /// A draft cannot be written down.
     #[error("a draft cannot be encoded")]
     Encode(#[source] EncodeError),
-    /// The disk refuses.
+    /// The disk refuses, or does not confirm.
     #[error("cannot write to the outbox")]
-    Write(#[source] sled::Error),
-    /// The disk does not confirm.
-    #[error("cannot make the outbox durable")]
-    Sync(#[source] io::Error),
+    Write(#[source] StoreError),
 }
 
 /// Drafts that wait for the log. Clones share it.
@@ -87,6 +74,7 @@ pub struct Outbox {
 
 struct Shared {
     database: Database,
+    _lock: DirLock,
     /// Held while drafts are written, so that numbers and the disk agree; whoever only looks does not wait for the disk.
     writing: Mutex<()>,
     pending: Mutex<Pending>,
@@ -102,21 +90,30 @@ struct Pending {
 }
 
 impl Outbox {
-    /// The outbox in this directory with everything that was not published yet. Blocks for the disk.
+    /// The outbox in this directory with everything that was not published yet. Blocks for the disk, and a few seconds at most for an earlier
+    /// life of it.
     pub fn open(directory: &Path) -> Result<Self, OutboxError> {
-        let database = Database::open(directory)?;
+        let damaged = |what| OutboxError::Damaged { path: directory.to_owned(), what };
+        fs::create_dir_all(directory).map_err(|source| {
+            OutboxError::Open(OpenError::Io { what: "create", path: directory.to_owned(), source })
+        })?;
+        let lock = DirLock::take_within(directory, UNLOCK_PATIENCE).map_err(OutboxError::Open)?;
+        let database = Database::open(directory, CACHE).map_err(|error| match error {
+            DatabaseError::Io(error) => OutboxError::Open(error),
+            DatabaseError::Damaged(what) => damaged(what),
+        })?;
+        let rows = database.reading(|tree| Ok(tree.iter().collect::<Result<Vec<_>, _>>()?));
         let mut pending = Pending::default();
-        for row in database.rows() {
-            let (key, value) = row?;
+        for (key, value) in rows.map_err(OutboxError::Read)? {
             let number = key.as_ref().try_into().map(u64::from_be_bytes);
-            let number = number.map_err(|_| OutboxError::Damaged { path: directory.to_owned() })?;
+            let number = number.map_err(|_| damaged("a key is no number".to_owned()))?;
             let draft = decode(&value)?;
             pending.last = pending.last.max(number);
             pending.commits.insert(draft.commit);
             pending.drafts.insert(DraftNumber(number), draft);
         }
         let (writing, pending) = (Mutex::default(), Mutex::new(pending));
-        let shared = Shared { database, writing, pending, changes: watch::Sender::new(0) };
+        let shared = Shared { database, _lock: lock, writing, pending, changes: watch::Sender::new(0) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -138,7 +135,7 @@ impl Outbox {
         for (number, draft) in &taken {
             batch.insert(&number.0.to_be_bytes(), encode(draft)?.as_ref());
         }
-        self.shared.database.apply(batch)?;
+        self.shared.database.commit(Rows::Whole(batch)).map_err(OutboxError::Write)?;
         let mut pending = self.pending();
         for (number, draft) in taken {
             pending.last = number.0;
@@ -181,14 +178,16 @@ impl Outbox {
         self.pending().drafts.is_empty()
     }
 
-    /// Lets go of a draft that the log has, or never will. After a power cut it may be back: publishing it again finds it there.
+    /// Lets go of a draft that the log has, or never will. After a crash it may be back: publishing it again finds it there.
     pub fn done(&self, number: DraftNumber) -> Result<(), OutboxError> {
         let mut pending = self.pending();
         let Some(draft) = pending.drafts.remove(&number) else { return Ok(()) };
         pending.commits.remove(&draft.commit);
         drop(pending);
         self.changed();
-        self.shared.database.remove(&number.0.to_be_bytes())
+        let mut batch = sled::Batch::default();
+        batch.remove(&number.0.to_be_bytes());
+        self.shared.database.apply(batch).map_err(OutboxError::Write)
     }
 
     /// Waits until nobody else holds the outbox and its files are free for the next worker.
@@ -236,8 +235,6 @@ fn decode(bytes: &[u8]) -> Result<Draft, OutboxError> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use omnirun_events::id::{AccountId, SandboxId};
     use omnirun_events::sandbox::{FailReason, SandboxFailed};
     use omnirun_events::subject::SubjectKind;
@@ -291,7 +288,7 @@ mod tests {
     fn two_workers_cannot_share_an_outbox() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let _first = Outbox::open(directory.path()).expect("a new one");
-        assert!(matches!(Outbox::open(directory.path()), Err(OutboxError::InUse { .. })));
+        assert!(matches!(Outbox::open(directory.path()), Err(OutboxError::Open(OpenError::InUse { .. }))));
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 pub use nats::NatsServer;
-pub use wait::wait_until;
+pub use wait::{eventually, wait_until};
 
 /// Prints a line that a reader of the whole run shall see: the test harness holds back what `println!` prints in a test that passes.
 pub fn report(line: &str) {

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
+
 /// How often the state is looked at.
 const EVERY: Duration = Duration::from_millis(5);
+/// How often somebody is asked for it.
+const ASK_EVERY: Duration = Duration::from_millis(50);
 
 /// Looks again and again until `probe` finds something; none when `limit` has passed. Blocks the thread.
 pub fn wait_until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
@@ -16,5 +20,20 @@ pub fn wait_until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> O
             return None;
         }
         std::thread::sleep(EVERY);
+    }
+}
+
+/// As [`wait_until`], for what has to be asked and may fail: an error ends the wait, and so does the limit.
+pub async fn eventually<T>(
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = probe().await? {
+            return Ok(found);
+        }
+        ensure!(Instant::now() < end, "not so after {limit:?}");
+        tokio::time::sleep(ASK_EVERY).await;
     }
 }

@@ -2,15 +2,16 @@
 
 use omnirun_billing::calendar::Date;
 use omnirun_commands_api::command::SandboxWish;
-use omnirun_commands_api::{Envelope, Reply};
+use omnirun_commands_api::{Envelope, Rejection, Reply};
 use omnirun_events::id::{AccountId, SandboxId};
 use omnirun_events::sandbox::METADATA_FIELD;
 use omnirun_events::sealing::DataKeyLabel;
 use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::unit::Seconds;
+use omnirun_projections::Directory;
 
 use crate::decide::repeat::Recorded;
-use crate::decide::{Wish, extend, must_be_open, pause, request, resume, stop};
+use crate::decide::{Decision, Wish, extend, must_be_open, pause, request, resume, stop};
 use crate::failure::Failure;
 use crate::service::CommandService;
 
@@ -59,9 +60,8 @@ impl CommandService {
         account: AccountId,
         sandbox: SandboxId,
     ) -> Result<Reply, Failure> {
-        let wish = Wish::of(envelope, account, (self.clock)());
-        let subjects = subjects(account, sandbox);
-        self.writer.run(&subjects, |directory| stop::decide(directory, &wish, sandbox)).await
+        let decide = |directory: &_, wish: &_| stop::decide(directory, wish, sandbox);
+        self.decide_on(envelope, account, sandbox, decide).await
     }
 
     pub(crate) async fn extend_timeout(
@@ -71,11 +71,9 @@ impl CommandService {
         sandbox: SandboxId,
         timeout: Seconds,
     ) -> Result<Reply, Failure> {
-        let wish = Wish::of(envelope, account, (self.clock)());
         let _turn = self.turn(account).await;
-        let subjects = subjects(account, sandbox);
-        let decide = |directory: &_| extend::decide(directory, &self.plans, &wish, sandbox, timeout);
-        self.writer.run(&subjects, decide).await
+        let decide = |directory: &_, wish: &_| extend::decide(directory, &self.plans, wish, sandbox, timeout);
+        self.decide_on(envelope, account, sandbox, decide).await
     }
 
     pub(crate) async fn pause_sandbox(
@@ -84,9 +82,8 @@ impl CommandService {
         account: AccountId,
         sandbox: SandboxId,
     ) -> Result<Reply, Failure> {
-        let wish = Wish::of(envelope, account, (self.clock)());
-        let subjects = subjects(account, sandbox);
-        self.writer.run(&subjects, |directory| pause::decide(directory, &wish, sandbox)).await
+        let decide = |directory: &_, wish: &_| pause::decide(directory, wish, sandbox);
+        self.decide_on(envelope, account, sandbox, decide).await
     }
 
     pub(crate) async fn resume_sandbox(
@@ -95,15 +92,22 @@ impl CommandService {
         account: AccountId,
         sandbox: SandboxId,
     ) -> Result<Reply, Failure> {
-        let wish = Wish::of(envelope, account, (self.clock)());
         let _turn = self.turn(account).await;
-        let subjects = subjects(account, sandbox);
-        let decide = |directory: &_| resume::decide(directory, &self.plans, &wish, sandbox);
-        self.writer.run(&subjects, decide).await
+        let decide = |directory: &_, wish: &_| resume::decide(directory, &self.plans, wish, sandbox);
+        self.decide_on(envelope, account, sandbox, decide).await
     }
-}
 
-/// Where what is known of a sandbox comes from: its request, and its life.
-fn subjects(account: AccountId, sandbox: SandboxId) -> [Subject; 2] {
-    [SubjectKind::Admission(account).into(), SubjectKind::Sandbox(account, sandbox).into()]
+    /// Decides what becomes of one sandbox, from its request and its life. What reserves hours of the plan is decided in the account's turn.
+    async fn decide_on(
+        &self,
+        envelope: &Envelope,
+        account: AccountId,
+        sandbox: SandboxId,
+        decide: impl Fn(&Directory, &Wish) -> Result<Decision, Rejection>,
+    ) -> Result<Reply, Failure> {
+        let wish = Wish::of(envelope, account, (self.clock)());
+        let known_from =
+            [SubjectKind::Admission(account).into(), SubjectKind::Sandbox(account, sandbox).into()];
+        self.writer.run(&known_from, |directory| decide(directory, &wish)).await
+    }
 }

@@ -88,10 +88,8 @@ pub(crate) async fn stop(
     headers: HeaderMap,
     Id(sandbox): Id<SandboxId>,
 ) -> Result<StatusCode, ApiError> {
-    app.own_sandbox(caller.account, sandbox).await?;
-    let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command = Command::StopSandbox { account: caller.account, sandbox };
-    match app.ask(wish, Actor::Account(caller.account), command).await? {
+    match ask_about(&app, &caller, &headers, sandbox, command).await? {
         Outcome::SandboxStopping => Ok(StatusCode::NO_CONTENT),
         _ => Err(unexpected()),
     }
@@ -114,11 +112,22 @@ pub(crate) async fn set_timeout(
     Id(sandbox): Id<SandboxId>,
     Body(body): Body<NewTimeout>,
 ) -> Result<StatusCode, ApiError> {
-    app.own_sandbox(caller.account, sandbox).await?;
-    let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command = Command::ExtendTimeout { account: caller.account, sandbox, timeout: Seconds(body.timeout) };
-    match app.ask(wish, Actor::Account(caller.account), command).await? {
+    match ask_about(&app, &caller, &headers, sandbox, command).await? {
         Outcome::TimeoutExtended { .. } => Ok(StatusCode::NO_CONTENT),
         _ => Err(unexpected()),
     }
+}
+
+/// Asks for something to be done with a sandbox of the caller's. Of somebody else's it is said that there is none.
+async fn ask_about(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    sandbox: SandboxId,
+    command: Command,
+) -> Result<Outcome, ApiError> {
+    app.own_sandbox(caller.account, sandbox).await?;
+    let wish = app.wish(caller.account.as_bytes(), headers)?;
+    app.ask(wish, Actor::Account(caller.account), command).await
 }

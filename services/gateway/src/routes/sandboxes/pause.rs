@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use omnirun_commands_api::Outcome;
 use omnirun_commands_api::command::Command;
-use omnirun_events::envelope::Actor;
 use omnirun_events::id::SandboxId;
 use omnirun_projections::sandboxes::State as Life;
 use serde::Serialize;
@@ -19,6 +18,7 @@ use crate::data_path::sandbox_ended;
 use crate::error::ApiError;
 use crate::extract::Id;
 use crate::gateway::App;
+use crate::routes::sandboxes::ask_about;
 
 /// How long an answer may wait for the host to have paused the guest: two appends and a word to the owner process. A host that takes longer
 /// still does it.
@@ -39,10 +39,8 @@ pub(crate) async fn pause(
     headers: HeaderMap,
     Id(sandbox): Id<SandboxId>,
 ) -> Result<Json<Switched>, ApiError> {
-    app.own_sandbox(caller.account, sandbox).await?;
-    let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command = Command::PauseSandbox { account: caller.account, sandbox };
-    let Outcome::SandboxPausing = app.ask(wish, Actor::Account(caller.account), command).await? else {
+    let Outcome::SandboxPausing = ask_about(&app, &caller, &headers, sandbox, command).await? else {
         return Err(unexpected());
     };
     let settled = app.directory.until(PAUSE_WAIT_MAX, |directory| {
@@ -65,10 +63,8 @@ pub(crate) async fn resume(
     headers: HeaderMap,
     Id(sandbox): Id<SandboxId>,
 ) -> Result<Json<Switched>, ApiError> {
-    app.own_sandbox(caller.account, sandbox).await?;
-    let wish = app.wish(caller.account.as_bytes(), &headers)?;
     let command = Command::ResumeSandbox { account: caller.account, sandbox };
-    match app.ask(wish, Actor::Account(caller.account), command).await? {
+    match ask_about(&app, &caller, &headers, sandbox, command).await? {
         Outcome::SandboxResumed => Ok(Json(Switched { status: Life::Running.as_str() })),
         _ => Err(unexpected()),
     }
