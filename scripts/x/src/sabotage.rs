@@ -276,13 +276,16 @@ impl Tree {
     }
 }
 
-/// Copies what cargo has built into a build folder that is not there yet, so that other people's crates are not compiled again.
+/// Copies what cargo has built into a build folder that is not there yet, so that other people's crates are not compiled again. The compiler's
+/// own notes on ours stay behind: they are most of the bytes, and of another tree.
 fn seed(built: &Path, build: &Path) -> anyhow::Result<()> {
     if !built.exists() || build.exists() {
         return Ok(());
     }
-    fs::create_dir_all(build).with_context(|| format!("cannot make {}", build.display()))?;
-    crate::output(Command::new("cp").args(["--archive", "--reflink=auto"]).arg(built).arg(build)).map(drop)
+    let profile = build.join("release");
+    fs::create_dir_all(&profile).with_context(|| format!("cannot make {}", profile.display()))?;
+    let parts = [".fingerprint", "build", "deps"].map(|part| built.join(part));
+    crate::output(Command::new("cp").args(["--archive", "--reflink=auto"]).args(parts).arg(profile)).map(drop)
 }
 
 impl Drop for Tree {
