@@ -1,7 +1,7 @@
 //! `cargo x lab`: the KVM lab. QEMU emulates a processor with SVM, Debian's kernel offers `/dev/kvm` in it, and
 //! `omnirun-lab` runs there as process 1. What it needs besides QEMU, `scripts/kvm-lab` has put into `.data`.
 //!
-//! Reading order: [`image`] (what is in the lab's initramfs), [`machine`] (one boot), [`numbers`] (the bench's table), and here the outcome.
+//! Reading order: [`image`] (what is in the lab's initramfs and on its disk), [`machine`] (one boot), [`numbers`] (the bench's table), and here the outcome.
 
 mod archive;
 mod image;
@@ -52,7 +52,9 @@ pub fn run(root: &Path, options: &Lab) -> Result<()> {
         arguments.extend(if options.core { Some("core".to_owned()) } else { options.only.clone() });
     }
     let clock = if options.bench { Clock::Instructions } else { Clock::Host };
-    let lines = Machine { root, initramfs: &initramfs, clock, limit: SUITE_MAX }.run(&arguments)?;
+    let disk = if options.bench { None } else { Some(image::make_disk(root)?) };
+    let disk = disk.as_deref();
+    let lines = Machine { root, initramfs: &initramfs, disk, clock, limit: SUITE_MAX }.run(&arguments)?;
     verdict(&lines)?;
     if options.bench {
         numbers::print("In the lab, where a millisecond is a million instructions", &lines);

@@ -16,6 +16,9 @@ use super::archive::{Archive, Folder, Tree};
 /// The one target for which static programs are built; naming it keeps build scripts and macros dynamic.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+/// Of the lab's disk; what nobody writes takes no place.
+const DISK_SIZE: &str = "512M";
+
 /// Whether the whole program is in the lab too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
@@ -51,12 +54,9 @@ pub fn make_directory(root: &Path) -> Result<PathBuf> {
 
 fn fill(archive: &mut impl Tree, root: &Path, place: &Path) -> Result<()> {
     let built = build(root)?;
-    let images = root.join(".data/images");
-    for name in ["dev", "proc", "sys", "tmp", "modules", "bench", "images", "images/kernel"] {
+    for name in ["dev", "proc", "sys", "tmp", "modules", "bench", "disk"] {
         archive.directory(name)?;
     }
-    archive.directory("images/templates")?;
-    archive.directory("images/templates/base")?;
     archive.file("init", &built.join("omnirun-lab"))?;
     archive.file("bench/initramfs.cpio", &make_small(&place.join("bench.cpio"), &built)?)?;
     archive.file("omnirun-bare", &built.join("omnirun-bare"))?;
@@ -66,12 +66,35 @@ fn fill(archive: &mut impl Tree, root: &Path, place: &Path) -> Result<()> {
         let entry = entry?;
         archive.file(&format!("modules/{}", entry.file_name().to_string_lossy()), &entry.path())?;
     }
+    add_store(archive, root)
+}
+
+/// The template store, with one template.
+fn add_store(tree: &mut impl Tree, root: &Path) -> Result<()> {
+    for name in ["images", "images/kernel", "images/templates", "images/templates/base"] {
+        tree.directory(name)?;
+    }
     for name in
         ["kernel/vmlinux", "initramfs.cpio", "templates/base/root.sqfs", "templates/base/template.json"]
     {
-        archive.file(&format!("images/{name}"), &images.join(name))?;
+        tree.file(&format!("images/{name}"), &root.join(".data/images").join(name))?;
     }
     Ok(())
+}
+
+/// A disk with the same store on it: what is read from memory cannot be limited. Answers where.
+pub fn make_disk(root: &Path) -> Result<PathBuf> {
+    let place = root.join("target/lab");
+    let (files, disk) = (place.join("disk"), place.join("disk.ext4"));
+    for old in [&files, &disk] {
+        drop(fs::remove_dir_all(old).or_else(|_| fs::remove_file(old)));
+    }
+    fs::create_dir_all(&files)?;
+    add_store(&mut Folder(files.clone()), root)?;
+    let mut format = Command::new("mkfs.ext4");
+    crate::output(format.args(["-q", "-d"]).args([&files, &disk]).arg(DISK_SIZE))
+        .context("cannot format a disk: install the package e2fsprogs")?;
+    Ok(disk)
 }
 
 /// The program as it is released, with the libraries that it is linked with, where it looks for them.

@@ -1,15 +1,16 @@
 //! One boot of the lab's machine: started, listened to, ended in time; started once more if it does not come up.
 
 use std::{
-    io::{BufRead, BufReader},
-    path::Path,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// How time passes in the lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Clock {
 pub struct Machine<'a> {
     pub root: &'a Path,
     pub initramfs: &'a Path,
+    /// What is written to it is forgotten.
+    pub disk: Option<&'a Path>,
     pub clock: Clock,
     /// How long it may take in all.
     pub limit: Duration,
@@ -36,6 +39,8 @@ const UP_MAX: Duration = Duration::from_secs(180);
 /// How long it may say nothing once it is up. Each case in it has a shorter limit, and says so: this one is for a machine
 /// that stands still itself.
 const SILENCE_MAX: Duration = Duration::from_secs(400);
+/// How long QEMU's monitor may take to tell what it was asked.
+const LOOK_FOR: Duration = Duration::from_secs(1);
 /// Memory: the initramfs twice, and eight guests.
 const MEMORY: &str = "3072";
 
@@ -56,6 +61,7 @@ impl Machine<'_> {
     fn start(&self, arguments: &[String]) -> Result<Running> {
         let command_line =
             format!("console=ttyS0 reboot=t panic=1 quiet no_timer_check -- {}", arguments.join(" "));
+        let monitor = self.root.join("target/lab/monitor");
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args([
@@ -69,10 +75,17 @@ impl Machine<'_> {
                 "-no-user-config",
             ])
             .args(["-nographic", "-serial", "stdio", "-no-reboot", "-append", &command_line])
+            .arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .arg("-kernel")
             .arg(self.root.join(".data/images/kernel/vmlinux"))
             .arg("-initrd")
             .arg(self.initramfs);
+        if let Some(disk) = self.disk {
+            // Debian's kernel has NVMe and ext4 built in, and no virtio.
+            let drive = format!("file={},if=none,id=disk,format=raw,snapshot=on", disk.display());
+            command.args(["-drive", &drive, "-device", "nvme,drive=disk,serial=disk"]);
+        }
         if self.clock == Clock::Instructions {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
@@ -82,7 +95,7 @@ impl Machine<'_> {
             .spawn()
             .context("cannot start qemu-system-x86_64: install the package qemu-system-x86")?;
         let lines = lines(process.stdout.take().context("no output")?);
-        Ok(Running { process, lines })
+        Ok(Running { process, monitor, lines })
     }
 }
 
@@ -98,6 +111,7 @@ pub fn version() -> Result<String> {
 
 struct Running {
     process: Child,
+    monitor: PathBuf,
     lines: Receiver<String>,
 }
 
@@ -109,6 +123,20 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// What its processor is doing, as QEMU's monitor tells: whether the machine stands still, or the emulator.
+    fn look(&self) -> Result<String> {
+        let mut monitor = UnixStream::connect(&self.monitor).context("QEMU's monitor does not answer")?;
+        monitor.set_read_timeout(Some(LOOK_FOR))?;
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            monitor.write_all(b"info status\ninfo registers\n")?;
+            // It ends no answer; the silence after it does.
+            let ended = monitor.read_to_end(&mut seen);
+            ensure!(ended.is_err(), "QEMU has ended");
+        }
+        Ok(String::from_utf8_lossy(&seen).into_owned())
+    }
+
     /// `None` when it did not come up in time; the lines that it had to say when it ended, or when its time was over.
     fn listen(&mut self, limit: Duration) -> Result<Option<Vec<String>>> {
         let since = Instant::now();
@@ -122,7 +150,10 @@ impl Running {
                 }
                 Err(_) if said.is_empty() => return Ok(None),
                 Err(mpsc::RecvTimeoutError::Timeout) if since.elapsed() < limit => {
-                    bail!("the lab has said nothing for {SILENCE_MAX:?}")
+                    let seen = self.look().unwrap_or_else(|error| format!("{error:#}"));
+                    bail!(
+                        "the lab has said nothing for {SILENCE_MAX:?}; its processor twice, a second apart:\n{seen}"
+                    )
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => bail!("the lab is not done after {limit:?}"),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(Some(said)),

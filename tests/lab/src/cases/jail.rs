@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use omnirun_vmm::kvm::jail::cgroup;
 use omnirun_vmm_api::owner::{EndReason, SOCKET};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::{Pid, Signal, kill_process},
+};
 
 use super::snapshot::{self, from_snapshot};
 use crate::{
@@ -111,7 +114,7 @@ pub fn nothing_of_the_host_is_left() -> Result<String> {
         ensure!(user(&process)? != user(&Process::new(other_pid))?, "two guests have one user");
         check_files(&process)?;
         let cgroup = check_cgroup(&process, "jailed")?;
-        // The lab's store is in memory, and its worker says so.
+        // This store is in memory, and its worker says so.
         let missing = cgroup::missing(Path::new(owner::STORE));
         ensure!(missing == ["io"], "{missing:?} cannot be limited");
         owner.kill().await?;
@@ -190,6 +193,35 @@ fn check_cgroup(process: &Process, name: &str) -> Result<PathBuf> {
         ensure!(value.trim() == expected, "{file} is {value}");
     }
     Ok(path)
+}
+
+/// A guest whose template is on a disk reads it at the limit's pace at most.
+pub fn reads_are_limited() -> Result<String> {
+    const DISK: &str = "/dev/nvme0n1";
+    const STORE: &str = "/disk/images";
+    wait_until("there is no disk", Duration::from_millis(10), || Path::new(DISK).exists())?;
+    mount(DISK, "/disk", "ext4", MountFlags::RDONLY, None).context("cannot mount the disk")?;
+    let missing = cgroup::missing(Path::new(STORE));
+    ensure!(missing.is_empty(), "{missing:?} cannot be limited");
+    let said = owner::block_on(async {
+        let owner = Owner::start("reading", |spec| spec.store = STORE.into()).await?;
+        let numbers = fs::read_to_string("/sys/block/nvme0n1/dev")?;
+        let group = Path::new("/sys/fs/cgroup/omnirun/reading");
+        let limits = fs::read_to_string(group.join("io.max"))?;
+        let expected = format!("{} rbps=268435456 wbps=max riops=20000 wiops=max", numbers.trim());
+        ensure!(limits.trim() == expected, "io.max is {limits}");
+        // What its guest has read is counted there, and so are the reads that the limit is for.
+        let counted = fs::read_to_string(group.join("io.stat"))?;
+        let read = counted.lines().find(|line| line.starts_with(numbers.trim()));
+        let read =
+            read.and_then(|line| line.split_once("rbytes=")?.1.split_whitespace().next()?.parse().ok());
+        let read: u64 = read.with_context(|| format!("no reads were counted: {counted}"))?;
+        ensure!(read > 0, "it has read nothing: {counted}");
+        owner.kill().await?;
+        Ok(format!("{} KiB were read and counted", read / 1024))
+    })?;
+    unmount("/disk", UnmountFlags::empty()).context("the disk is still in use")?;
+    Ok(said)
 }
 
 /// However the process ends, its keeper says why and leaves nothing; and the process ends with its keeper.
