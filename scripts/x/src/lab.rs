@@ -26,7 +26,7 @@ pub struct Lab {
     /// Only cases whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Only one case of each kind, in about six minutes
+    /// Only one case of each kind, in about eight minutes
     #[arg(long, conflicts_with_all = ["only", "bench"])]
     core: bool,
     /// Run each so often, to find what fails seldom

@@ -51,7 +51,7 @@ const CASES: &[Case] = &[
     ("a_user_who_may_not_open_kvm_is_told_what_to_do", bad_input::permission_is_asked_for),
 ];
 
-/// One of each kind, for whoever has six minutes: boot and commands, eight at once, a template's snapshot and its restores, pauses, kills
+/// One of each kind, for whoever has eight minutes: boot and commands, eight at once, a template's snapshot and its restores, pauses, kills
 /// during a boot, hostile queues, the jail, and the whole program.
 const CORE: &[&str] = &[
     "the_trial_of_kvm_finds_that_it_works",
