@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::Context as _;
 
 /// How often the state is looked at.
 const EVERY: Duration = Duration::from_millis(5);
@@ -23,17 +23,18 @@ pub fn wait_until<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> O
     }
 }
 
-/// As [`wait_until`], for what has to be asked and may fail: an error ends the wait, and so does the limit.
+/// As [`wait_until`], for what has to be asked and may fail: an error ends the wait, and so does the limit, even of a question that nobody answers.
 pub async fn eventually<T>(
     limit: Duration,
     mut probe: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(found) = probe().await? {
-            return Ok(found);
+    let asked = async {
+        loop {
+            if let Some(found) = probe().await? {
+                return Ok(found);
+            }
+            tokio::time::sleep(ASK_EVERY).await;
         }
-        ensure!(Instant::now() < end, "not so after {limit:?}");
-        tokio::time::sleep(ASK_EVERY).await;
-    }
+    };
+    tokio::time::timeout(limit, asked).await.with_context(|| format!("not so after {limit:?}"))?
 }
