@@ -1,7 +1,7 @@
 //! Taking an export apart with nothing but the root key: digests, the manifest's signature, and every record.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
@@ -15,11 +15,16 @@ use omnirun_events::verify::{Depth, Verdict, Verifier};
 use serde::de::DeserializeOwned;
 use sha2::Digest as _;
 use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config};
 
 use crate::shapes::{ExportedRecord, Manifest, ManifestSignature};
 
 /// Bytes of a file that is read whole, at most.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The end of central directory record without a comment (APPNOTE 6.3.10, 4.3.16), the last thing in an archive of ours.
+const END_BYTES: usize = 22;
+const END_SIGNATURE: &[u8] = b"PK\x05\x06";
 
 /// What a good archive holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +95,7 @@ pub fn check_with(
     root: &Digest,
     mut take: impl FnMut(&Stored, &Record),
 ) -> Result<Checked, CheckError> {
-    let file = File::open(path).map_err(CheckError::Open)?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|source| unreadable("it", source))?;
+    let mut archive = open(path)?;
     let bytes = whole(&mut archive, "manifest.json")?;
     let manifest: Manifest = parse("manifest.json", &bytes)?;
     check_files(&mut archive, &manifest)?;
@@ -112,6 +116,24 @@ pub fn check_with(
     check_signature(&manifest, &bytes, &signature, verifier.ring()).ok_or(CheckError::Signature)?;
     let Manifest { account, exported_at, files, .. } = manifest;
     Ok(Checked { account, exported_at, files: files.len(), believed, ignored })
+}
+
+/// Every program that reads ZIP files finds the same files in it. Some go by the directory at the end, some by the headers before each file, of
+/// two files with one name they take either, and what stands before the first file or after the directory may be an archive to some of them.
+fn open(path: &Path) -> Result<Archive, CheckError> {
+    let mut file = BufReader::new(File::open(path).map_err(CheckError::Open)?);
+    let mut end = [0; END_BYTES];
+    let read = file.seek(SeekFrom::End(-(END_BYTES as i64))).and_then(|_| file.read_exact(&mut end));
+    read.map_err(|error| unreadable("the end", error.into()))?;
+    if !end.starts_with(END_SIGNATURE) {
+        let what = "something stands after its directory, or it is cut short".to_owned();
+        return Err(CheckError::Shape { file: "the archive".to_owned(), what });
+    }
+    let from_the_start = Config { archive_offset: ArchiveOffset::Known(0) };
+    let mut archive = ZipArchive::with_config(from_the_start, file)
+        .map_err(|source| unreadable("the directory", source))?;
+    archive.validate_header_consistency().map_err(|source| unreadable("the directory", source))?;
+    Ok(archive)
 }
 
 fn check_files(archive: &mut Archive, manifest: &Manifest) -> Result<(), CheckError> {

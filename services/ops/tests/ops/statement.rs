@@ -177,8 +177,8 @@ async fn an_export_that_was_changed_gives_no_statement() {
     let world = long_running().await;
     let path = export(&world, 40).await;
     let mut bytes = std::fs::read(&path).expect("it was just written");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    // Within README.txt, which is always the same: in the middle it may be a file's time, which says nothing.
+    bytes[100] ^= 1;
     std::fs::write(&path, bytes).expect("room");
     let (exit, out, _) = world.ops(&["statement", "--from", path.to_str().expect("plain")]).await;
     assert!(exit == Exit::Bad && out.contains("BAD: do not trust"), "{out}");

@@ -1,4 +1,4 @@
-//! A whole archive: what is in it, and that nothing in it can be changed unseen.
+//! An account with a token, its export, and the files of an archive.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -10,31 +10,30 @@ use omnirun_commands_api::command::{Command, EXPORT_TYPE, Envelope, Personal};
 use omnirun_commands_api::{Commands, Outcome, Reply, SendError};
 use omnirun_events::account::{AccountOpened, EMAIL_FIELD};
 use omnirun_events::envelope::{Draft, Head, Role};
-use omnirun_events::keys::{Digest, KeyEnrolled};
+use omnirun_events::keys::KeyEnrolled;
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Append as _, Batch, Entry, Read as _};
 use omnirun_events::sealing::{DataKey, DataKeyLabel};
 use omnirun_events::signing::Signer;
 use omnirun_events::token::{NAME_FIELD, Scope, TokenCreated, TokenKind, TokenVerifier};
 use omnirun_events::*;
-use omnirun_export::check::{CheckError, check};
 use omnirun_export::{ExportError, Exporter};
 use serde_json::Value;
 use zip::write::SimpleFileOptions;
 use zip::{ZipArchive, ZipWriter};
 
-const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
-const TOKEN: TokenId = TokenId::from_bytes([2; 16]);
+pub const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
+pub const TOKEN: TokenId = TokenId::from_bytes([2; 16]);
 
-fn root() -> Signer {
+pub fn root() -> Signer {
     Signer::from_seed(&[1; 32], Role::Root)
 }
 
-fn commands() -> Signer {
+pub fn commands() -> Signer {
     Signer::from_seed(&[2; 32], Role::Commands)
 }
 
-fn key() -> DataKey {
+pub fn key() -> DataKey {
     DataKey::from_bytes([3; 32])
 }
 
@@ -62,7 +61,7 @@ impl Commands for Double {
     }
 }
 
-async fn append(log: &MemoryLog, signer: &Signer, actor: Actor, subject: SubjectKind, event: Event) {
+pub async fn append(log: &MemoryLog, signer: &Signer, actor: Actor, subject: SubjectKind, event: Event) {
     let subject = Subject::from(subject);
     let last = log.last(&subject).await.expect("memory");
     let head = last
@@ -75,7 +74,7 @@ async fn append(log: &MemoryLog, signer: &Signer, actor: Actor, subject: Subject
 }
 
 /// A log with one account that has one token.
-async fn log() -> MemoryLog {
+pub async fn log() -> MemoryLog {
     let log = MemoryLog::default();
     let (key_id, public) = (commands().id(), commands().public());
     let enrolled = KeyEnrolled { key: key_id, public, role: Role::Commands, host: None };
@@ -100,7 +99,7 @@ async fn log() -> MemoryLog {
     log
 }
 
-async fn export(account: AccountId) -> Result<Vec<u8>, ExportError> {
+pub async fn export(account: AccountId) -> Result<Vec<u8>, ExportError> {
     let exporter = Exporter {
         reader: Arc::new(log().await),
         commands: Arc::new(Double),
@@ -116,14 +115,15 @@ async fn export(account: AccountId) -> Result<Vec<u8>, ExportError> {
 }
 
 /// The archive in a file of its own directory.
-async fn archive() -> (tempfile::TempDir, PathBuf) {
+pub async fn archive() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("export.zip");
     std::fs::write(&path, export(ACCOUNT).await.expect("a good log")).expect("room");
     (directory, path)
 }
 
-fn files(path: &Path) -> Vec<(String, Vec<u8>)> {
+/// Names and bytes, in their order.
+pub fn files(path: &Path) -> Vec<(String, Vec<u8>)> {
     let mut archive = ZipArchive::new(File::open(path).expect("ours")).expect("an archive");
     let count = archive.len();
     let read = |n| {
@@ -135,7 +135,7 @@ fn files(path: &Path) -> Vec<(String, Vec<u8>)> {
     (0..count).map(read).collect()
 }
 
-fn write(path: &Path, files: &[(String, Vec<u8>)]) {
+pub fn write(path: &Path, files: &[(String, Vec<u8>)]) {
     let mut zip = ZipWriter::new(File::create(path).expect("ours"));
     for (name, bytes) in files {
         zip.start_file(name.as_str(), SimpleFileOptions::default()).expect("a new name");
@@ -144,96 +144,7 @@ fn write(path: &Path, files: &[(String, Vec<u8>)]) {
     zip.finish().expect("room");
 }
 
-fn json(files: &[(String, Vec<u8>)], name: &str) -> Value {
+pub fn json(files: &[(String, Vec<u8>)], name: &str) -> Value {
     let (_, bytes) = files.iter().find(|(other, _)| other == name).expect("it is there");
     serde_json::from_slice(bytes).expect("JSON")
-}
-
-#[tokio::test]
-async fn an_archive_is_readable_and_good() {
-    let (_directory, path) = archive().await;
-    let files = files(&path);
-    assert_eq!(json(&files, "account.json")["email"], "someone@example.org");
-    assert_eq!(json(&files, "tokens.json")[0]["name"], "build server");
-    let (_, events) = files.iter().find(|(name, _)| name == "events.jsonl").expect("it is there");
-    let lines: Vec<Value> = String::from_utf8_lossy(events)
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    assert_eq!(lines.len(), 2);
-    assert_eq!(lines[0]["events"][0]["body"]["email"], "someone@example.org");
-    assert_eq!(lines[1]["events"][0]["body"]["name"], "build server");
-    let checked = check(&path, &root().public()).expect("it is good");
-    assert_eq!((checked.account, checked.believed, checked.ignored), (ACCOUNT.to_string(), 3, 0));
-    assert_eq!(checked.files + 2, files.len());
-}
-
-#[tokio::test]
-async fn whatever_is_changed_is_found() {
-    let (_directory, path) = archive().await;
-    let good = files(&path);
-    for (n, (name, _)) in good.iter().enumerate() {
-        let mut changed = good.clone();
-        let middle = changed[n].1.len() / 2;
-        match changed[n].1.get_mut(middle) {
-            Some(byte) => *byte ^= 1,
-            None => changed[n].1.push(b'x'),
-        }
-        write(&path, &changed);
-        assert!(check(&path, &root().public()).is_err(), "{name} was changed");
-        let mut removed = good.clone();
-        removed.remove(n);
-        write(&path, &removed);
-        assert!(check(&path, &root().public()).is_err(), "{name} was removed");
-    }
-    let mut more = good.clone();
-    more.push(("more.txt".to_owned(), b"x".to_vec()));
-    write(&path, &more);
-    let added = check(&path, &root().public());
-    assert!(matches!(added, Err(CheckError::Changed { file }) if file == "more.txt"));
-    write(&path, &good);
-    assert!(check(&path, &root().public()).is_ok());
-    let stranger = Signer::from_seed(&[9; 32], Role::Root).public();
-    assert!(check(&path, &stranger).is_err(), "another root key did not sign this");
-}
-
-#[tokio::test]
-async fn a_record_that_is_left_out_is_found_even_by_who_signs_the_manifest() {
-    let (_directory, path) = archive().await;
-    let mut files = files(&path);
-    let place = files.iter().position(|(name, _)| name == "keys.jsonl").expect("it is there");
-    files[place].1.clear();
-    let mut manifest = json(&files, "manifest.json");
-    for file in manifest["files"].as_array_mut().expect("a list") {
-        if file["name"] == "keys.jsonl" {
-            file["bytes"] = 0.into();
-            file["sha256"] = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into();
-        }
-    }
-    let manifest = serde_json::to_vec(&manifest).expect("JSON");
-    let digest = Digest(sha2_of(&manifest));
-    let signature = commands().sign_as(EXPORT_TYPE, &[ACCOUNT.as_bytes(), &digest.0]);
-    let signature = serde_json::json!({
-        "key": commands().id().to_string(), "signature": data_encoding::HEXLOWER.encode(&signature),
-    });
-    for (name, bytes) in &mut files {
-        match name.as_str() {
-            "manifest.json" => *bytes = manifest.clone(),
-            "manifest.sig.json" => *bytes = signature.to_string().into_bytes(),
-            _ => {}
-        }
-    }
-    write(&path, &files);
-    assert!(matches!(check(&path, &root().public()), Err(CheckError::Fault(_))));
-}
-
-fn sha2_of(bytes: &[u8]) -> [u8; 32] {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(bytes).into()
-}
-
-#[tokio::test]
-async fn an_account_that_does_not_exist_has_no_export() {
-    let error = export(AccountId::from_bytes([8; 16])).await.expect_err("nobody");
-    assert!(matches!(error, ExportError::NoAccount));
 }
