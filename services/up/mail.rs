@@ -54,7 +54,7 @@ pub fn choose(options: &Options, address: SocketAddr) -> Result<Mail> {
 /// what is printed there stays on a disk.
 fn show(mail: &SentMail, seen: Seen, address: SocketAddr) {
     match seen {
-        Seen::Terminal => println!("-- mail to {} --\n{}\n--", mail.to.0, mail.text),
+        Seen::Terminal => println!("-- mail to {} --\n{}\n--", mail.to.reveal(), mail.text),
         Seen::Mailbox => println!("-- a mail is at http://{address}/dev/mailbox --"),
         Seen::Sent => {}
     }
@@ -66,10 +66,10 @@ pub struct Shown(Arc<MemoryMailbox>);
 impl Mailbox for Shown {
     fn mails(&self) -> Vec<ShownMail> {
         let shown = |mail: SentMail| ShownMail {
-            to: mail.to.0,
+            to: mail.to.into_revealed(),
             subject: mail.subject,
             text: mail.text,
-            code: mail.code.map(|code| code.0),
+            code: mail.code.map(|code| code.reveal().to_owned()),
             at: mail.at,
         };
         self.0.recent().into_iter().map(shown).collect()

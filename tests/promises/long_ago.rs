@@ -39,7 +39,7 @@ struct Mailbox(Mutex<Vec<String>>);
 impl SendMail for Mailbox {
     async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
         if let Content::SignInCode { code, .. } = mail.content {
-            self.0.lock().expect("no panic").push(code.0);
+            self.0.lock().expect("no panic").push(code.reveal().to_owned());
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl LongAgo {
             templates: vec![HostTemplate { name: "base".to_owned(), root: Digest([0; 32]) }],
         };
         self.say(SubjectKind::Host(self.worker.0), joined).await?;
-        let address = || Personal(email.to_owned());
+        let address = || Personal::new(email);
         let ask = Command::RequestCode { email: address(), bind: None, network: None };
         let Outcome::CodeRequested { challenge, .. } = self.ask(ask).await? else { bail!("no challenge") };
         let find = || self.mails.0.lock().expect("no panic").last().cloned();
@@ -167,7 +167,7 @@ impl LongAgo {
             memory: None,
             timeout: Seconds(60),
             network: Network::Off,
-            metadata: Some(Personal(text.to_owned())),
+            metadata: Some(Personal::new(text)),
         };
         let asked = self.ask(Command::RequestSandbox { account, wish }).await?;
         let Outcome::SandboxRequested { sandbox, .. } = asked else { bail!("not admitted") };
@@ -199,7 +199,7 @@ impl LongAgo {
         }
         match self.ask(Command::OpenFields { account, fields }).await? {
             Outcome::FieldsOpened(texts) => {
-                Ok(texts.into_iter().map(|text| text.map(|text| text.0)).collect())
+                Ok(texts.into_iter().map(|text| text.map(Personal::into_revealed)).collect())
             }
             other => bail!("{other:?}"),
         }

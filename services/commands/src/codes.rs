@@ -82,7 +82,7 @@ pub fn derive(
     let tag = mac.finalize().into_bytes();
     let (head, _) = tag.split_at(16);
     let number = u128::from_be_bytes(head.try_into().expect("16 of 32 bytes"));
-    Some(OneTimeCode(form.write(number)))
+    Some(OneTimeCode::new(form.write(number)))
 }
 
 #[cfg(test)]
@@ -104,7 +104,8 @@ mod tests {
         let address = Address::parse(address).expect("an address");
         derive(&master, ChallengeId::from_bytes([challenge; 16]), issued, &address)
             .expect("an epoch that is held")
-            .0
+            .reveal()
+            .to_owned()
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl CommandService {
             None => ReceiptMail::GivenUp,
             Some(address) => {
                 let document = self.receipt(account, closing).await?;
-                let to = Personal(address.as_str().to_owned());
+                let to = Personal::new(address.as_str());
                 let mail = Mail { to, content: Content::ErasureReceipt { document } };
                 let sent = tokio::time::timeout(MAIL_PATIENCE, self.erasing.mail.send_mail(mail)).await;
                 match sent.unwrap_or(Err(MailError::Temporary)) {
@@ -300,7 +300,7 @@ impl CommandService {
         let Some(email) = email else { return Ok(None) };
         let subject = SubjectKind::Account(account).into();
         let opened = self.keys.open(account, &email, &subject, EMAIL_FIELD).await?;
-        Ok(opened.and_then(|text| Address::parse(&text.0).ok()))
+        Ok(opened.and_then(|text| Address::parse(text.reveal()).ok()))
     }
 
     /// Appends a step to the account's subject, unless somebody else did.

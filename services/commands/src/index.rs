@@ -75,7 +75,7 @@ impl AddressIndex {
         for (account, email) in new {
             let subject = SubjectKind::Account(account).into();
             let opened = self.keys.open(account, &email, &subject, EMAIL_FIELD).await?;
-            let address = opened.and_then(|text| Address::parse(&text.0).ok());
+            let address = opened.and_then(|text| Address::parse(text.reveal()).ok());
             self.write(|known| known.take(account, email, address));
         }
         self.write(|known| known.claims = claims);

@@ -62,7 +62,7 @@ impl DataKeys {
         plain: &Personal,
     ) -> Result<Sealed, Failure> {
         let key = self.existing_or_new(account, label).await?;
-        Ok(key.seal(label, random::bytes(&self.random), subject, field, plain.0.as_bytes()))
+        Ok(key.seal(label, random::bytes(&self.random), subject, field, plain.reveal().as_bytes()))
     }
 
     /// Opens a sealed field; none if its key is destroyed, it was sealed for another place, or it is no text.
@@ -75,7 +75,7 @@ impl DataKeys {
     ) -> Result<Option<Personal>, Failure> {
         let Some(key) = self.existing(account, sealed.key).await? else { return Ok(None) };
         let plain = key.open(sealed, subject, field).ok().and_then(|plain| String::from_utf8(plain).ok());
-        Ok(plain.map(Personal))
+        Ok(plain.map(Personal::new))
     }
 
     /// Forgets an account's keys; what is still sealed under them opens again only if they are still on the log.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use omnirun_commands_api::command::{Command, Envelope, FIELDS_MAX, SealedField};
+use omnirun_commands_api::command::{Command, Envelope, FIELDS_MAX, Personal, SealedField};
 use omnirun_commands_api::{Commands, Outcome, SendError};
 use omnirun_events::envelope::Actor;
 use omnirun_events::id::{AccountId, CommandId};
@@ -190,7 +190,7 @@ impl Exporter {
         for chunk in fields.chunks(FIELDS_MAX) {
             match self.ask(Command::OpenFields { account, fields: chunk.to_vec() }).await? {
                 Outcome::FieldsOpened(texts) => {
-                    opened.extend(texts.into_iter().map(|text| text.map(|text| text.0)));
+                    opened.extend(texts.into_iter().map(|text| text.map(Personal::into_revealed)));
                 }
                 _ => return Err(ExportError::Unexpected),
             }

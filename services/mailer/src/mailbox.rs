@@ -92,14 +92,11 @@ mod tests {
         };
         let mailbox = MemoryMailbox::new(2, Arc::new(|| Timestamp(5)), show);
         for code in ["000001", "000002", "000003"] {
-            let content =
-                Content::SignInCode { code: OneTimeCode(code.to_owned()), valid_for: Millis(600_000) };
-            mailbox
-                .send_mail(Mail { to: Personal("a@example.org".to_owned()), content })
-                .await
-                .expect("room");
+            let content = Content::SignInCode { code: OneTimeCode::new(code), valid_for: Millis(600_000) };
+            mailbox.send_mail(Mail { to: Personal::new("a@example.org"), content }).await.expect("room");
         }
-        let codes: Vec<_> = mailbox.recent().into_iter().map(|mail| mail.code.expect("a code").0).collect();
+        let codes: Vec<_> =
+            mailbox.recent().into_iter().map(|mail| mail.code.expect("a code").reveal().to_owned()).collect();
         assert_eq!(
             (codes, shown.load(Ordering::SeqCst)),
             (vec!["000003".to_owned(), "000002".to_owned()], 3)

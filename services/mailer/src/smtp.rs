@@ -116,7 +116,7 @@ impl SmtpMailer {
     }
 
     fn message(&self, mail: &Mail) -> Result<Message, MailError> {
-        let to: Address = mail.to.0.parse().map_err(|_| MailError::Permanent)?;
+        let to: Address = mail.to.reveal().parse().map_err(|_| MailError::Permanent)?;
         let Text { subject, body } = Text::of(&mail.content);
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| MailError::Temporary)?;

@@ -22,7 +22,7 @@ impl Text {
                     "Your code to sign in to OmniRun:\n\n    {}\n\nIt works once, within {}.\n\n\
                      If you did not ask for it, ignore this mail: nobody gets in without\n\
                      the code. OmniRun never asks you to tell it to anybody.\n",
-                    grouped(&code.0),
+                    grouped(code.reveal()),
                     minutes(*valid_for)
                 ),
             },
@@ -59,7 +59,7 @@ impl Text {
                      It works once, within {}.\n\n\
                      If you did not ask for it, ignore this mail: nothing changes without\n\
                      the code. OmniRun never asks you to tell it to anybody.\n",
-                    grouped(&code.0),
+                    grouped(code.reveal()),
                     minutes(*valid_for)
                 ),
             },
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn text(code: &str) -> Text {
-        Text::of(&Content::SignInCode { code: OneTimeCode(code.to_owned()), valid_for: Millis(600_000) })
+        Text::of(&Content::SignInCode { code: OneTimeCode::new(code), valid_for: Millis(600_000) })
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn long() -> Content {
-        Content::SignInCode { code: OneTimeCode("0A1B2C3D4E".to_owned()), valid_for: Millis(600_000) }
+        Content::SignInCode { code: OneTimeCode::new("0A1B2C3D4E"), valid_for: Millis(600_000) }
     }
 
     fn notice(percent: u8) -> Text {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn there_are_no_links_and_no_long_lines() {
-        let code = OneTimeCode("012345".to_owned());
+        let code = OneTimeCode::new("012345");
         let change = Content::ChangeEmailCode { code, valid_for: Millis(600_000) };
         let bodies = [long(), change, Content::EmailChanged].map(|content| super::Text::of(&content).body);
         for body in bodies.into_iter().chain([notice(100).body]) {

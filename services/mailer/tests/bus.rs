@@ -36,8 +36,8 @@ async fn a_mail_goes_over_the_bus_and_without_a_mailer_the_sender_is_told() {
     let address = tokio::time::timeout(PATIENCE, listening).await.expect("it starts in time");
     let connection = async_nats::connect(format!("nats://{address}")).await.expect("it listens");
     let client = NatsMail::new(connection.clone());
-    let content = Content::SignInCode { code: OneTimeCode("012345".to_owned()), valid_for: Millis(600_000) };
-    let mail = Mail { to: Personal("a@example.org".to_owned()), content };
+    let content = Content::SignInCode { code: OneTimeCode::new("012345"), valid_for: Millis(600_000) };
+    let mail = Mail { to: Personal::new("a@example.org"), content };
     assert_eq!(client.send_mail(mail.clone()).await, Err(MailError::NoResponders));
     let mailbox = Arc::new(MemoryMailbox::new(10, Arc::new(|| Timestamp(1)), |_| {}));
     let serving = tokio::spawn(serve_nats(connection, mailbox.clone()));
@@ -47,6 +47,6 @@ async fn a_mail_goes_over_the_bus_and_without_a_mailer_the_sender_is_told() {
         }
     };
     tokio::time::timeout(PATIENCE, sent).await.expect("it subscribes in time");
-    assert_eq!(mailbox.recent()[0].code.clone().expect("a code").0, "012345");
+    assert_eq!(mailbox.recent()[0].code.clone().expect("a code").reveal(), "012345");
     serving.abort();
 }

@@ -77,8 +77,8 @@ fn settings(port: u16, encryption: Encryption) -> SmtpSettings {
 }
 
 fn mail(to: &str) -> Mail {
-    let content = Content::SignInCode { code: OneTimeCode("012345".to_owned()), valid_for: Millis(600_000) };
-    Mail { to: Personal(to.to_owned()), content }
+    let content = Content::SignInCode { code: OneTimeCode::new("012345"), valid_for: Millis(600_000) };
+    Mail { to: Personal::new(to), content }
 }
 
 #[tokio::test]

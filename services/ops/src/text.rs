@@ -36,7 +36,7 @@ pub(crate) fn parse_position(text: &str) -> Result<Position, String> {
 /// An account by its address, or by its id. What is wrong with it is said without repeating it.
 pub(crate) fn parse_whose(text: &str) -> Result<Whose, String> {
     if text.contains('@') {
-        return Ok(Whose::Address(Personal(text.to_owned())));
+        return Ok(Whose::Address(Personal::new(text)));
     }
     text.parse()
         .map(Whose::Account)

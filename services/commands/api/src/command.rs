@@ -32,10 +32,27 @@ pub struct Envelope {
     pub command: Command,
 }
 
-/// Text that identifies a person. Its Debug prints nothing of it.
+/// Text that identifies a person. Its Debug prints nothing of it, and who looks into it says so with [`Personal::reveal`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Personal(pub String);
+pub struct Personal(String);
+
+impl Personal {
+    /// From now on it is not seen by accident.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The text itself, for who shows it to the person.
+    pub fn into_revealed(self) -> String {
+        self.0
+    }
+}
 
 impl fmt::Debug for Personal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

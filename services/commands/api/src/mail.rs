@@ -20,10 +20,22 @@ pub struct Mail {
     pub content: Content,
 }
 
-/// A one-time code. Wiped by nobody: it lives for minutes. Its Debug prints nothing of it.
+/// A one-time code. Wiped by nobody: it lives for minutes. Its Debug prints nothing of it, and who looks into it says so.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct OneTimeCode(pub String);
+pub struct OneTimeCode(String);
+
+impl OneTimeCode {
+    /// A code as it is typed.
+    pub fn new(code: impl Into<String>) -> Self {
+        Self(code.into())
+    }
+
+    /// The code.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Debug for OneTimeCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

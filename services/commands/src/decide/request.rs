@@ -34,7 +34,7 @@ pub fn sandbox_of(wish: &Wish) -> SandboxId {
 
 /// Metadata that can be kept.
 pub fn check_metadata(metadata: Option<&Personal>) -> Result<(), Rejection> {
-    if metadata.is_some_and(|metadata| metadata.0.len() > METADATA_MAX) {
+    if metadata.is_some_and(|metadata| metadata.reveal().len() > METADATA_MAX) {
         return Err(Rejection::new(Code::Invalid, format!("Metadata may have {METADATA_MAX} bytes.")));
     }
     Ok(())

@@ -33,7 +33,7 @@ pub fn token_of(wish: &Wish) -> TokenId {
 /// Refuses a wish that no token can follow.
 pub fn check(wanted: &TokenWish) -> Result<(), Rejection> {
     let invalid = |message: String| Err(Rejection::new(Code::Invalid, message));
-    let name = &wanted.name.0;
+    let name = wanted.name.reveal();
     if !(1..=NAME_MAX).contains(&name.chars().count())
         || name.trim().is_empty()
         || name.chars().any(char::is_control)

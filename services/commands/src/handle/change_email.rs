@@ -75,7 +75,7 @@ impl CommandService {
                 None => {}
             }
             let before = self.address_of(account).await?;
-            let email = Personal(address.as_str().to_owned());
+            let email = Personal::new(address.as_str());
             let email = self.keys.seal(account, next_key(before.key), &own, EMAIL_FIELD, &email).await?;
             let notice = self.keys.open(account, &before, &own, EMAIL_FIELD).await?;
             let wish = Wish::of(envelope, account, (self.clock)());

@@ -22,7 +22,7 @@ impl CommandService {
     ) -> Result<Reply, Failure> {
         let subjects = subjects(account);
         self.writer.reach(&subjects).await?;
-        let typed = Address::parse(&confirm.0).ok();
+        let typed = Address::parse(confirm.reveal()).ok();
         if typed.is_none() || typed != self.opened_address(account).await? {
             let message = "confirm has to be the account's own address; nothing was done.";
             return Err(Rejection::new(Code::Invalid, message).into());

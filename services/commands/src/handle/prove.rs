@@ -102,7 +102,7 @@ impl CommandService {
         metrics::counter!("omnirun_code_tries_total").increment(1);
         let Some(code) = codes::derive(&self.master, challenge, issued, address) else { return false };
         let named = presented.challenge.unwrap_or(NO_CHALLENGE);
-        CodeProof::of(named, &code.0).0.ct_eq(&presented.proof.0).into()
+        CodeProof::of(named, code.reveal()).0.ct_eq(&presented.proof.0).into()
     }
 }
 
@@ -111,6 +111,8 @@ fn is_from_its_page(issued: &ChallengeIssued, page_secret: Option<&Personal>) ->
     match (&issued.bind, page_secret) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(bind), Some(secret)) => Sha256::digest(secret.0.as_bytes()).ct_eq(bind.as_slice()).into(),
+        (Some(bind), Some(secret)) => {
+            Sha256::digest(secret.reveal().as_bytes()).ct_eq(bind.as_slice()).into()
+        }
     }
 }

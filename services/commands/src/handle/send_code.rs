@@ -62,14 +62,14 @@ impl CommandService {
             Purpose::SignIn => Content::SignInCode { code, valid_for: VALID_FOR },
             Purpose::ChangeEmail => Content::ChangeEmailCode { code, valid_for: VALID_FOR },
         };
-        self.outbox.hand_over(Mail { to: Personal(address.as_str().to_owned()), content });
+        self.outbox.hand_over(Mail { to: Personal::new(address.as_str()), content });
         Ok(reply(Sequence::NONE, requested(challenge)))
     }
 }
 
 /// The address that was typed.
 pub(super) fn parse(typed: &Personal) -> Result<Address, Rejection> {
-    Address::parse(&typed.0)
+    Address::parse(typed.reveal())
         .map_err(|_| Rejection::new(Code::Invalid, "This is not a mail address that codes can be sent to."))
 }
 

@@ -109,7 +109,7 @@ impl CommandService {
 
     async fn opening(&self, account: AccountId, address: &Address) -> Result<Opening, Failure> {
         let subject = SubjectKind::Account(account).into();
-        let email = Personal(address.as_str().to_owned());
+        let email = Personal::new(address.as_str());
         let email = self
             .keys
             .seal(account, DataKeyLabel::Address(FIRST_ADDRESS), &subject, EMAIL_FIELD, &email)

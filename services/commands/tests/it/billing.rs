@@ -166,7 +166,7 @@ async fn each_percentage_is_told_once_a_month_by_one_mail() {
     assert!(told(50).await, "the next month");
     // The first one was the code.
     let mail = world.mailbox.mail(4).await;
-    assert_eq!((mail.to.0.as_str(), world.mailbox.recipients().len()), ("a@example.org", 4));
+    assert_eq!((mail.to.reveal(), world.mailbox.recipients().len()), ("a@example.org", 4));
     let Content::UsageNotice { percent, resets_on, .. } = mail.content else { panic!("no notice") };
     let end = Period::of(START, world.time()).end;
     assert_eq!((percent, resets_on), (50, Date::of(end).to_string()));

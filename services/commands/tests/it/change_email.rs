@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 use crate::support::*;
 
 fn request(account: AccountId, email: &str) -> Command {
-    Command::RequestEmailChange { account, email: Personal(email.to_owned()), network: None }
+    Command::RequestEmailChange { account, email: Personal::new(email), network: None }
 }
 
 fn change(account: AccountId, email: &str, challenge: ChallengeId, code: &str) -> Command {
-    let (email, proof) = (Personal(email.to_owned()), CodeProof::of(challenge, code));
+    let (email, proof) = (Personal::new(email), CodeProof::of(challenge, code));
     Command::ChangeEmail { account, email, challenge, proof }
 }
 

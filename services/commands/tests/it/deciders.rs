@@ -272,21 +272,21 @@ fn a_tokens_name_scopes_and_days_are_checked() {
             tokens::check(&wanted).is_ok(),
             is_fine,
             "{:?} {:?}",
-            wanted.name.0,
+            wanted.name.reveal(),
             wanted.expires_in_days
         );
     };
     check(|_| {}, true);
     check(|wish| wish.expires_in_days = None, true);
     check(|wish| wish.expires_in_days = Some(3650), true);
-    check(|wish| wish.name = Personal("ä".repeat(100)), true);
+    check(|wish| wish.name = Personal::new("ä".repeat(100)), true);
     check(|wish| wish.expires_in_days = Some(3651), false);
     check(|wish| wish.expires_in_days = Some(0), false);
     check(|wish| wish.scopes.clear(), false);
-    check(|wish| wish.name = Personal(String::new()), false);
-    check(|wish| wish.name = Personal("   ".to_owned()), false);
-    check(|wish| wish.name = Personal("a".repeat(101)), false);
-    check(|wish| wish.name = Personal("a\nb".to_owned()), false);
+    check(|wish| wish.name = Personal::new(String::new()), false);
+    check(|wish| wish.name = Personal::new("   "), false);
+    check(|wish| wish.name = Personal::new("a".repeat(101)), false);
+    check(|wish| wish.name = Personal::new("a\nb"), false);
 }
 
 #[test]

@@ -59,7 +59,7 @@ async fn meter(world: &World, account: AccountId, sandbox: SandboxId, period: u3
 }
 
 async fn close(world: &World, process: &Process, account: AccountId) -> ReceiptId {
-    let command = Command::CloseAccount { account, confirm: Personal(EMAIL.to_owned()) };
+    let command = Command::CloseAccount { account, confirm: Personal::new(EMAIL) };
     match process.send(world.envelope(command)).await.expect("it is theirs").outcome {
         Outcome::AccountClosing { receipt, .. } => receipt,
         other => panic!("{other:?}"),
@@ -269,7 +269,7 @@ struct Stuck {
 #[async_trait]
 impl SendMail for Stuck {
     async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
-        if mail.to.0 == self.address && matches!(mail.content, Content::ErasureReceipt { .. }) {
+        if mail.to.reveal() == self.address && matches!(mail.content, Content::ErasureReceipt { .. }) {
             std::future::pending::<()>().await;
         }
         self.mailbox.send_mail(mail).await
@@ -284,7 +284,7 @@ async fn an_erasure_that_waits_for_the_mail_server_holds_up_neither_others_nor_w
     let mut accounts = Vec::new();
     for email in ["stuck@example.org", "other@example.org"] {
         let account = world.sign_in(&process, email).await;
-        let confirm = Personal(email.to_owned());
+        let confirm = Personal::new(email);
         let close = Command::CloseAccount { account, confirm };
         process.send(world.envelope(close)).await.expect("it is theirs");
         accounts.push(account);
@@ -353,7 +353,7 @@ async fn a_closing_account_admits_nothing_and_its_credentials_are_dead() {
     let world = World::new().await;
     let process = world.process().await;
     let (account, _) = lived(&world, &process).await;
-    let wrong = Command::CloseAccount { account, confirm: Personal("b@example.org".to_owned()) };
+    let wrong = Command::CloseAccount { account, confirm: Personal::new("b@example.org") };
     let refused = process.send(world.envelope(wrong)).await.expect_err("not the account's address");
     assert_eq!(refused.code, Code::Invalid);
     let receipt = close(&world, &process, account).await;
@@ -402,7 +402,7 @@ async fn an_operators_erasure_names_who_and_why_and_nobody_else() {
     let process = world.process().await;
     let account = world.sign_in(&process, EMAIL).await;
     let erase = |reason: &str| Command::EraseAccount {
-        whose: Whose::Address(Personal(EMAIL.to_owned())),
+        whose: Whose::Address(Personal::new(EMAIL)),
         operator: "night shift".to_owned(),
         reason: reason.to_owned(),
     };

@@ -28,7 +28,7 @@ async fn a_repeated_request_is_the_same_sandbox_and_another_wish_a_conflict() {
     let changes: [fn(&mut SandboxWish); 4] = [
         |wish| wish.timeout = Seconds(301),
         |wish| wish.metadata = None,
-        |wish| wish.metadata = Some(Personal("{}".to_owned())),
+        |wish| wish.metadata = Some(Personal::new("{}")),
         |wish| wish.memory = Some(Mebibytes(1024)),
     ];
     for change in changes {
@@ -54,7 +54,7 @@ async fn a_repeated_token_is_named_and_not_made_again() {
         other => panic!("{other:?}"),
     }
     let mut other = token_wish();
-    other.name = Personal("another name".to_owned());
+    other.name = Personal::new("another name");
     let other = Envelope { command: create(other), ..first };
     assert_eq!(process.send(other).await.expect_err("another wish").code, Code::IdempotencyConflict);
 }

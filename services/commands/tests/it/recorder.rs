@@ -67,7 +67,7 @@ impl<T: Append> Append for Recorded<T> {
 #[async_trait]
 impl<T: SendMail> SendMail for Recorded<Arc<T>> {
     async fn send_mail(&self, mail: Mail) -> Result<(), MailError> {
-        let length = mail.content.code().map(|code| code.0.len());
+        let length = mail.content.code().map(|code| code.reveal().len());
         self.recorder.note(format!("a mail with a code of {length:?}"));
         self.inner.send_mail(mail).await
     }

@@ -169,7 +169,7 @@ async fn without_a_challenge_the_newest_one_of_the_address_is_meant() {
 fn with_secret(command: Command, secret: &str) -> Command {
     match command {
         Command::VerifyCode { email, challenge, proof, network, kind, credential, .. } => {
-            let page_secret = Some(Personal(secret.to_owned()));
+            let page_secret = Some(Personal::new(secret));
             Command::VerifyCode { email, challenge, proof, page_secret, network, kind, credential }
         }
         other => other,
@@ -181,7 +181,7 @@ async fn a_bound_challenge_is_for_its_page_and_strangers_spend_none_of_its_tries
     let world = World::new().await;
     let process = world.process().await;
     let bind = Some(Sha256::digest(b"page secret").into());
-    let request = Command::RequestCode { email: Personal("a@example.org".to_owned()), bind, network: None };
+    let request = Command::RequestCode { email: Personal::new("a@example.org"), bind, network: None };
     let challenge = challenge_of(process.send(world.envelope(request)).await.expect("asked"));
     let code = world.mailbox.code(1).await;
     let right = || verify("a@example.org", Some(challenge), &code);
@@ -334,7 +334,7 @@ async fn a_wrong_code_makes_the_same_calls_whatever_its_address_is() {
     for n in 0..40 {
         process.send(world.envelope(from_network(request_code(busy), n))).await.expect("never refused");
     }
-    let confirm = Personal(closing.to_owned());
+    let confirm = Personal::new(closing);
     process.send(world.envelope(Command::CloseAccount { account, confirm })).await.expect("theirs");
     for is_named in [true, false] {
         let mut all = Vec::new();

@@ -58,7 +58,7 @@ impl Mailbox {
             loop {
                 let arrived = self.arrived.notified();
                 if let Some(mail) = self.mails.lock().expect("no panics").get(n - 1) {
-                    return mail.content.code().expect("a mail with a code").0.clone();
+                    return mail.content.code().expect("a mail with a code").reveal().to_owned();
                 }
                 arrived.await;
             }
@@ -76,7 +76,7 @@ impl Mailbox {
     pub fn receipts(&self) -> Vec<(String, String)> {
         let mails = self.mails.lock().expect("no panics");
         let receipt = |mail: &Mail| match &mail.content {
-            Content::ErasureReceipt { document } => Some((mail.to.0.clone(), document.clone())),
+            Content::ErasureReceipt { document } => Some((mail.to.reveal().to_owned(), document.clone())),
             _ => None,
         };
         mails.iter().filter_map(receipt).collect()
@@ -97,7 +97,7 @@ impl Mailbox {
     }
 
     pub fn recipients(&self) -> Vec<String> {
-        self.mails.lock().expect("no panics").iter().map(|mail| mail.to.0.clone()).collect()
+        self.mails.lock().expect("no panics").iter().map(|mail| mail.to.reveal().to_owned()).collect()
     }
 }
 
@@ -318,7 +318,7 @@ pub fn plans() -> Plans {
 }
 
 pub fn request_code(email: &str) -> Command {
-    Command::RequestCode { email: Personal(email.to_owned()), bind: None, network: None }
+    Command::RequestCode { email: Personal::new(email), bind: None, network: None }
 }
 
 /// The same from a network.
@@ -340,7 +340,7 @@ pub fn credential() -> NewCredential {
 
 pub fn verify(email: &str, challenge: Option<ChallengeId>, code: &str) -> Command {
     Command::VerifyCode {
-        email: Personal(email.to_owned()),
+        email: Personal::new(email),
         challenge,
         proof: CodeProof::of(challenge.unwrap_or(NO_CHALLENGE), code),
         page_secret: None,
@@ -368,13 +368,13 @@ pub fn sandbox_wish() -> SandboxWish {
         memory: None,
         timeout: Seconds(300),
         network: Network::Off,
-        metadata: Some(Personal("{\"name\":\"mine\"}".to_owned())),
+        metadata: Some(Personal::new("{\"name\":\"mine\"}")),
     }
 }
 
 pub fn token_wish() -> TokenWish {
     TokenWish {
-        name: Personal("build server".to_owned()),
+        name: Personal::new("build server"),
         scopes: Scope::DEFAULT.to_vec(),
         expires_in_days: Some(30),
     }

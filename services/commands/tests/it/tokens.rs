@@ -116,7 +116,7 @@ async fn sealed_fields_open_for_their_account_and_place_alone() {
     let Outcome::FieldsOpened(opened) = process.send(open(account)).await.expect("own").outcome else {
         panic!()
     };
-    assert_eq!(opened, [Some(Personal("build server".to_owned())), None, None]);
+    assert_eq!(opened, [Some(Personal::new("build server")), None, None]);
     let Outcome::FieldsOpened(opened) = process.send(open(stranger)).await.expect("nothing").outcome else {
         panic!()
     };

@@ -47,7 +47,7 @@ impl Commands for Double {
             Command::OpenFields { fields, .. } => {
                 let texts = fields.into_iter().map(|field| {
                     let plain = key().open(&field.sealed, &field.subject, &field.field).ok()?;
-                    Some(Personal(String::from_utf8(plain).expect("it was text")))
+                    Some(Personal::new(String::from_utf8(plain).expect("it was text")))
                 });
                 Outcome::FieldsOpened(texts.collect())
             }

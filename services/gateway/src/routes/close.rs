@@ -49,7 +49,7 @@ pub(crate) async fn close(
     Body(body): Body<Confirmation>,
 ) -> Result<(StatusCode, Json<ClosingAccount>), ApiError> {
     let wish = app.wish(caller.account.as_bytes(), &headers)?;
-    let command = Command::CloseAccount { account: caller.account, confirm: Personal(body.confirm) };
+    let command = Command::CloseAccount { account: caller.account, confirm: Personal::new(body.confirm) };
     match app.ask(wish, Actor::Account(caller.account), command).await? {
         Outcome::AccountClosing { receipt, since } => {
             let answer = ClosingAccount { receipt, closing_since: since.rfc3339(), message: MESSAGE };

@@ -76,7 +76,7 @@ pub(crate) async fn request_code(
     same_site(&app, &uri, &headers)?;
     let email = email(body.email)?;
     let bind = body.bind.map(|text| digest(&text)).transpose()?;
-    let wish = app.wish(email.0.as_bytes(), &headers)?;
+    let wish = app.wish(email.reveal().as_bytes(), &headers)?;
     let command = Command::RequestCode { email, bind, network: client.network };
     let outcome = app.ask(wish, Actor::System(Role::Gateway), command).await?;
     CodeRequested::of(outcome).map(Json)
@@ -126,13 +126,13 @@ pub(crate) async fn verify_code(
     if body.verifier.as_ref().is_some_and(|text| text.len() > 256) {
         return Err(wrong_code());
     }
-    let wish = app.wish(email.0.as_bytes(), &headers)?;
+    let wish = app.wish(email.reveal().as_bytes(), &headers)?;
     let token = TokenText::generate(prefix);
     let command = Command::VerifyCode {
         email,
         challenge,
         proof: CodeProof::of(challenge.unwrap_or(NO_CHALLENGE), &code),
-        page_secret: body.verifier.map(Personal),
+        page_secret: body.verifier.map(Personal::new),
         network: client.network,
         kind,
         credential: NewCredential { verifier: token.verifier(), hint: token.hint() },
@@ -186,7 +186,7 @@ pub(super) fn email(text: String) -> Result<Personal, ApiError> {
     if !is_plain || !has_parts || text.len() > EMAIL_MAX {
         return Err(ApiError::invalid("email has to be an email address."));
     }
-    Ok(Personal(text.to_owned()))
+    Ok(Personal::new(text))
 }
 
 /// The code as it was sent, for people type spaces, small letters, and letters for the digits that look like them; none if no code looks

@@ -88,7 +88,7 @@ pub(crate) async fn create(
     };
     let text = TokenText::generate(Prefix::Program);
     let credential = NewCredential { verifier: text.verifier(), hint: text.hint() };
-    let wanted = TokenWish { name: Personal(name.clone()), scopes: scopes.clone(), expires_in_days };
+    let wanted = TokenWish { name: Personal::new(name.as_str()), scopes: scopes.clone(), expires_in_days };
     let command = Command::CreateToken { account: caller.account, wish: wanted, credential };
     match app.ask(wish, Actor::Account(caller.account), command).await? {
         Outcome::TokenCreated { token, created_at, expires_at } if is_new(&app, token, &text) => {
@@ -213,7 +213,7 @@ impl Shared {
             }
         }
         let texts = fields.iter().map(|field| field.as_ref().and_then(|_| opened.next()).flatten());
-        Ok(texts.map(|text| text.map(|text| text.0)).collect())
+        Ok(texts.map(|text| text.map(Personal::into_revealed)).collect())
     }
 }
 

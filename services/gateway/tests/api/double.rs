@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use omnirun_commands_api::command::{Command, Envelope};
+use omnirun_commands_api::command::{Command, Envelope, Personal};
 use omnirun_commands_api::{Commands, Outcome, Reply, SendError};
 use omnirun_events::account::EmailChanged;
 use omnirun_events::envelope::Role;
@@ -87,13 +87,16 @@ impl Commands for Double {
                 (Some(at), Outcome::SignedIn { account: self.account, token, expires_at: now() })
             }
             Command::ChangeEmail { account, email, .. } => {
-                let event = EmailChanged { email: seal(email.0) }.into();
+                let event = EmailChanged { email: seal(email.into_revealed()) }.into();
                 let kind = SubjectKind::Account(account);
                 (Some(self.writer.append(Role::Commands, kind, vec![event]).await), Outcome::EmailChanged)
             }
             Command::CreateToken { .. } if seen_before => (None, Outcome::TokenAlreadyCreated { token: id }),
             Command::CreateToken { account, wish, credential } => {
-                let made = TokenCreated { name: Some(seal(wish.name.0)), ..blank(wish.scopes, &credential) };
+                let made = TokenCreated {
+                    name: Some(seal(wish.name.into_revealed())),
+                    ..blank(wish.scopes, &credential)
+                };
                 let (token, at) = self.create(account, TokenKind::Api, made).await;
                 (Some(at), Outcome::TokenCreated { token, created_at: now(), expires_at: None })
             }
@@ -120,7 +123,8 @@ impl Commands for Double {
                 if seen_before {
                     return Ok(Reply { position: None, outcome });
                 }
-                let at = self.writer.request(account, sandbox, wish.metadata.map(|text| text.0)).await;
+                let at =
+                    self.writer.request(account, sandbox, wish.metadata.map(Personal::into_revealed)).await;
                 let fate = *self.fate.lock().expect("no panic");
                 match fate {
                     Fate::Runs => drop(self.writer.run(account, sandbox).await),
@@ -171,7 +175,7 @@ impl Commands for Double {
             Command::OpenFields { fields, .. } => {
                 let text = |field: omnirun_commands_api::command::SealedField| {
                     let text = String::from_utf8(field.sealed.text).expect("the double sealed it");
-                    Some(omnirun_commands_api::command::Personal(text))
+                    Some(Personal::new(text))
                 };
                 (None, Outcome::FieldsOpened(fields.into_iter().map(text).collect()))
             }

@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 use omnirun_commands_api::Command;
+use omnirun_commands_api::command::Personal;
 use omnirun_worker_api::capability::Verb;
 use serde_json::json;
 
@@ -27,7 +28,7 @@ async fn a_sandbox_is_answered_when_it_runs_and_its_guest_has_its_environment() 
     assert!(String::from_utf8_lossy(seen[0].body.as_ref().expect("whole")).contains("canary-env"));
     for envelope in world.commands.asked() {
         let Command::RequestSandbox { wish, .. } = envelope.command else { continue };
-        assert_eq!(wish.metadata.map(|text| text.0).as_deref(), Some(r#"{"k":"v","name":"mine"}"#));
+        assert_eq!(wish.metadata.as_ref().map(Personal::reveal), Some(r#"{"k":"v","name":"mine"}"#));
     }
     let id = made["sandboxID"].as_str().expect("an id");
     let get = Call::new("GET", format!("/sandboxes/{id}")).key(&token).send(world.gateway).await.json();

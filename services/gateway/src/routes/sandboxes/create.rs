@@ -136,7 +136,7 @@ impl NewSandbox {
             memory: self.memory_mb.map(Mebibytes),
             timeout: self.timeout.map_or(TIMEOUT_DEFAULT, Seconds),
             network: Network::Off,
-            metadata: self.metadata.to_json()?.map(Personal),
+            metadata: self.metadata.to_json()?.map(Personal::new),
         };
         Ok((wish, self.env_vars))
     }
