@@ -1,7 +1,8 @@
 //! Commands: imperative, each answered once, each safe to send again with the same id.
 
-use std::fmt;
-use std::net::IpAddr;
+mod client_network;
+pub(crate) mod personal;
+mod wish;
 
 use omnirun_events::Actor;
 use omnirun_events::auth::CodeProof;
@@ -9,12 +10,13 @@ use omnirun_events::billing::{StatementClosed, StatementCorrected, UsageNoticed}
 use omnirun_events::id::{AccountId, ChallengeId, CommandId, HostId, SandboxId, TokenId};
 use omnirun_events::keys::Digest;
 use omnirun_events::ops::OpsActed;
-use omnirun_events::sandbox::Network;
-use omnirun_events::sealing::Sealed;
-use omnirun_events::subject::{Log, Subject};
-use omnirun_events::token::{RevokeReason, Scope, TokenKind, TokenVerifier};
-use omnirun_events::unit::{Mebibytes, Seconds, Timestamp, Vcpus};
+use omnirun_events::token::{RevokeReason, TokenKind};
+use omnirun_events::unit::{Seconds, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use self::client_network::ClientNetwork;
+pub use self::personal::Personal;
+pub use self::wish::{FIELDS_MAX, NewCredential, RetentionPlan, SandboxWish, SealedField, TokenWish, Whose};
 
 /// A command and what every command has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,142 +32,6 @@ pub struct Envelope {
     pub deadline: Timestamp,
     /// What is wanted.
     pub command: Command,
-}
-
-/// Text that identifies a person. Its Debug prints nothing of it, and who looks into it says so with [`Personal::reveal`].
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Personal(String);
-
-impl Personal {
-    /// From now on it is not seen by accident.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    /// The text itself, for who shows it to the person.
-    pub fn into_revealed(self) -> String {
-        self.0
-    }
-}
-
-impl fmt::Debug for Personal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Personal([redacted])")
-    }
-}
-
-/// The network that a request came from, coarse enough to be no person's: it is counted and never stored. Its Debug prints nothing of it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClientNetwork {
-    /// The first 24 bits of an IPv4 address.
-    V4([u8; 3]),
-    /// The first 56 bits of an IPv6 address: what one household or office is given (RFC 6177 section 2).
-    V6([u8; 7]),
-    /// Outside, and more cannot be told: all of these count as one.
-    Unknown,
-}
-
-impl ClientNetwork {
-    /// The network of an address; an IPv4 address written as an IPv6 one is the former.
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => {
-                let [a, b, c, _] = address.octets();
-                Self::V4([a, b, c])
-            }
-            IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, ..] = address.octets();
-                Self::V6([a, b, c, d, e, f, g])
-            }
-        }
-    }
-}
-
-impl fmt::Debug for ClientNetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientNetwork([redacted])")
-    }
-}
-
-/// The stored half of a credential that the gateway has just made; the other half is on its way to the user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewCredential {
-    /// What presented credentials are compared with.
-    pub verifier: TokenVerifier,
-    /// The checksum characters.
-    pub hint: String,
-}
-
-/// What a user wants of a new API token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenWish {
-    /// What the user calls it.
-    pub name: Personal,
-    /// What it may do; at least one, and nothing that the asking credential may not.
-    pub scopes: Vec<Scope>,
-    /// Days until it expires; none = never.
-    pub expires_in_days: Option<u32>,
-}
-
-/// What a user wants of a new sandbox.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxWish {
-    /// Template, by name.
-    pub template: String,
-    /// Virtual processors; none = the template's.
-    pub vcpus: Option<Vcpus>,
-    /// Memory; none = the template's.
-    pub memory: Option<Mebibytes>,
-    /// Life in seconds from its start; 0 = the plan's longest.
-    pub timeout: Seconds,
-    /// Whether it has a way out.
-    pub network: Network,
-    /// The user's metadata as JSON, sealed on arrival.
-    pub metadata: Option<Personal>,
-}
-
-/// A sealed field and the place it was sealed for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SealedField {
-    /// The subject of its record.
-    pub subject: Subject,
-    /// Its name.
-    pub field: String,
-    /// The sealed value.
-    pub sealed: Sealed,
-}
-
-/// Sealed fields that one command opens, at most.
-pub const FIELDS_MAX: usize = 1000;
-
-/// An account as an operator names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Whose {
-    /// By its id.
-    Account(AccountId),
-    /// By its address.
-    Address(Personal),
-}
-
-/// What retention would remove now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetentionPlan {
-    /// Names exactly this plan: SHA-256 of the tombstones that would be written and the keys that would be destroyed.
-    pub hash: Digest,
-    /// Records by log.
-    pub records: Vec<(Log, u64)>,
-    /// Sandboxes of which nothing would be left.
-    pub sandboxes: u64,
-    /// Keys of free text.
-    pub keys: u64,
 }
 
 /// What can be asked.
@@ -433,19 +299,3 @@ pub const RECEIPT_TYPE: &str = "application/vnd.omnirun.receipt.v1";
 
 /// What a code's proof names when the user did not say which challenge the code answers.
 pub const NO_CHALLENGE: ChallengeId = ChallengeId::from_bytes([0; 16]);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_network_is_a_prefix_and_prints_as_nothing() {
-        let of = |text: &str| ClientNetwork::of(text.parse().expect("an address"));
-        assert_eq!(of("192.0.2.1"), of("192.0.2.200"));
-        assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
-        assert_eq!(of("::ffff:192.0.2.9"), ClientNetwork::V4([192, 0, 2]));
-        assert_eq!(of("2001:db8:1:200::1"), of("2001:db8:1:2ff::2"));
-        assert_ne!(of("2001:db8:1:200::1"), of("2001:db8:1:300::1"));
-        assert_eq!(format!("{:?}", of("192.0.2.1")), "ClientNetwork([redacted])");
-    }
-}

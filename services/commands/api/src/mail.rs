@@ -1,12 +1,11 @@
 //! What can be asked of the mailer. Sending is a request, not an event: the text holds a code, so it is stored nowhere.
 
-use std::fmt;
-
 use async_trait::async_trait;
 use omnirun_events::unit::{Millis, StandardMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Personal;
+pub use crate::command::personal::OneTimeCode;
 
 /// NATS subject that mailers answer on.
 pub const MAIL_SUBJECT: &str = "mail.send";
@@ -18,29 +17,6 @@ pub struct Mail {
     pub to: Personal,
     /// What it says.
     pub content: Content,
-}
-
-/// A one-time code. Wiped by nobody: it lives for minutes. Its Debug prints nothing of it, and who looks into it says so.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct OneTimeCode(String);
-
-impl OneTimeCode {
-    /// A code as it is typed.
-    pub fn new(code: impl Into<String>) -> Self {
-        Self(code.into())
-    }
-
-    /// The code.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for OneTimeCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OneTimeCode([redacted])")
-    }
 }
 
 /// What a mail says. The mailer owns the words.
