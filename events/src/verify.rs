@@ -6,127 +6,30 @@
 //!
 //! A record that a tombstone names is neither: it counts as gone, see [`crate::erasure`].
 
+mod authority;
 mod opened;
 mod pass;
 mod tombstones;
+mod verdict;
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::DecodeError;
-use crate::envelope::{Actor, Head, Record, Role};
+use crate::envelope::Head;
 use crate::erasure::Erased;
-use crate::event::Event;
-use crate::id::{HostId, KeyId};
-use crate::keyring::{EnrolError, KeyRing, RingEntry, RingState};
+use crate::id::HostId;
+use crate::keyring::{KeyRing, RingState};
 use crate::log::{Position, Stored};
-use crate::sandbox::StopReason;
 use crate::signing::WeakKey;
 use crate::subject::{Log, Subject, SubjectKind};
 
 pub use opened::Opened;
 pub use tombstones::{TombstonesError, tombstones};
+pub use verdict::{Fault, FaultKind, Ignored, Verdict};
 
 use opened::Content;
-
-/// Damage or forgery in the log, with the first bad position.
-#[derive(Debug, thiserror::Error)]
-#[error("record at {at} cannot be believed")]
-pub struct Fault {
-    /// Where.
-    pub at: Position,
-    /// What is wrong.
-    #[source]
-    pub kind: FaultKind,
-}
-
-impl Fault {
-    /// Whether a tombstone that the reader has not seen yet may explain it: the records before this one may have been removed while it was
-    /// reading. It reads the tombstones and checks once more.
-    pub fn may_be_erasure(&self) -> bool {
-        matches!(self.kind, FaultKind::Gap { .. } | FaultKind::Chain { .. })
-    }
-}
-
-/// What is wrong with a record.
-#[derive(Debug, thiserror::Error)]
-pub enum FaultKind {
-    /// Its bytes are no record.
-    #[error("it cannot be decoded")]
-    Decode(#[source] DecodeError),
-    /// Its header names another subject than the one it is filed under.
-    #[error("it is filed under {filed} and says {said}")]
-    Subject {
-        /// Where the store has it.
-        filed: Box<Subject>,
-        /// What its header says.
-        said: Box<Subject>,
-    },
-    /// Its subject belongs to another log than the one that holds it.
-    #[error("it is on {subject}, which belongs to {}", subject.log())]
-    Log {
-        /// Its subject.
-        subject: Subject,
-    },
-    /// A record of its subject is missing or doubled.
-    #[error("it is number {found} of {subject}, after number {last}")]
-    Gap {
-        /// The subject.
-        subject: Subject,
-        /// Number of the record before it.
-        last: u64,
-        /// Its own number.
-        found: u64,
-    },
-    /// The record before it is not the one that its writer saw.
-    #[error("it does not follow the record before it on {subject}")]
-    Chain {
-        /// The subject.
-        subject: Subject,
-    },
-    /// Signed by a key that the root key never enrolled.
-    #[error("its key {key} was never enrolled")]
-    UnknownKey {
-        /// The key.
-        key: KeyId,
-    },
-    /// The signature does not fit.
-    #[error("its signature does not fit")]
-    Signature,
-}
-
-/// Why a well-made record is ignored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ignored {
-    /// Its key's role may not say one of its events.
-    Role(Role),
-    /// Its key was retired before: whoever still has it says nothing any more, and stops nobody.
-    Retired,
-    /// A worker spoke for a sandbox or host that is not its own.
-    ForeignHost,
-    /// It says that somebody acted for whom its key cannot speak.
-    Actor,
-    /// It enrols a key that cannot be accepted.
-    Enrolment(String),
-    /// A worker speaks for a sandbox of an account that is not there: it was erased, and this came too late. It is harmless, and it goes with
-    /// the next tombstone.
-    Erased,
-    /// A tombstone that names positions which were not written yet.
-    Tombstone,
-}
-
-/// What is to be done with a record.
-#[derive(Debug)]
-pub enum Verdict {
-    /// Folds may see it.
-    Believed(Record),
-    /// It is reported and skipped.
-    Ignored(Record, Ignored),
-    /// A tombstone says that it is gone: it is skipped as if it were not there.
-    Erased,
-}
 
 /// How much of a record is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,90 +222,5 @@ impl Verifier {
             Ok(()) => Verdict::Believed(record),
             Err(ignored) => Verdict::Ignored(record, ignored),
         })
-    }
-
-    /// Whether the key may say this, here, for this actor.
-    fn authorise(&self, record: &Record, entry: &RingEntry) -> Result<(), Ignored> {
-        let unknown_allowed = |event: &Event| matches!(event, Event::Unknown { .. });
-        for (name, event) in record.header.events.iter().zip(&record.events) {
-            if !unknown_allowed(event) && !Event::may_be_said_by(name, entry.role) {
-                return Err(Ignored::Role(entry.role));
-            }
-        }
-        let kind = record.header.subject.kind();
-        if (kind == SubjectKind::KeyRing) != (entry.role == Role::Root) {
-            return Err(Ignored::Role(entry.role));
-        }
-        match (entry.role, entry.host) {
-            (Role::Worker, Some(host)) => self.authorise_worker(record, kind, host),
-            (Role::Worker, None) => Err(Ignored::ForeignHost),
-            _ if matches!(record.header.actor, Actor::Host(_)) => Err(Ignored::Actor),
-            _ => Ok(()),
-        }
-    }
-
-    fn authorise_worker(&self, record: &Record, kind: SubjectKind, host: HostId) -> Result<(), Ignored> {
-        if record.header.actor != Actor::Host(host) {
-            return Err(Ignored::Actor);
-        }
-        let mut claimed = record.events.iter().filter_map(|event| match event {
-            Event::SandboxClaimed(claimed) => Some(claimed.host),
-            _ => None,
-        });
-        let first = claimed.next();
-        let (claims, is_claim) = (first == Some(host), first.is_some());
-        if claimed.any(|other| other != host) {
-            return Err(Ignored::ForeignHost);
-        }
-        let (is_own, owner) = match kind {
-            SubjectKind::Host(subject) => (subject == host, Some(subject)),
-            SubjectKind::Sandbox(..) => match self.owner(kind) {
-                Some(owner) => (owner == host && !self.is_lost(kind), Some(owner)),
-                None => (claims && record.header.version == 1, None),
-            },
-            SubjectKind::Usage(_, account, sandbox) => {
-                let owner = self.owner(SubjectKind::Sandbox(account, sandbox));
-                (owner == Some(host), owner)
-            }
-            _ => (false, None),
-        };
-        match is_own {
-            true => Ok(()),
-            false if owner.is_none() && !is_claim && self.is_of_no_account(kind) => Err(Ignored::Erased),
-            false => Err(Ignored::ForeignHost),
-        }
-    }
-
-    /// Takes note of what changes who is believed.
-    fn follow(&mut self, record: &Record, stored: &Stored) -> Result<(), Ignored> {
-        let kind = record.header.subject.kind();
-        match kind {
-            SubjectKind::KeyRing => {
-                // On a copy, so that a record that is ignored for one enrolment leaves none of its others behind.
-                let mut ring = self.ring.clone();
-                for event in &record.events {
-                    let applied = ring.apply(event, stored.sequence, record.header.at);
-                    applied.map_err(|error: EnrolError| Ignored::Enrolment(error.to_string()))?;
-                }
-                self.ring = ring;
-            }
-            SubjectKind::Erasure => self.bury(record, stored)?,
-            SubjectKind::Sandbox(..) => {
-                let Some(known) = self.subjects.get_mut(&kind) else { return Ok(()) };
-                for event in &record.events {
-                    match event {
-                        Event::SandboxClaimed(claimed) => {
-                            known.owner.get_or_insert(claimed.host);
-                        }
-                        Event::SandboxStopped(stopped) => {
-                            known.is_lost |= stopped.reason == StopReason::HostLost;
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-        Ok(())
     }
 }
