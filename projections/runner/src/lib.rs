@@ -6,6 +6,7 @@
 pub mod live;
 
 pub mod checkpoint;
+mod folding;
 pub mod follow;
 
 pub mod rebuild;

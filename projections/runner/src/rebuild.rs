@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::follow::{Source, pass, take};
+use crate::folding::{pass, take};
+use crate::follow::Source;
 use crate::live::Inner;
 
 /// Records that are read, opened and folded together: few enough that they are still in the processor's cache when the next one handles them.
