@@ -4,7 +4,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::keys::Digest;
 use crate::log::Sequence;
-use crate::unit::{Mebibytes, Vcpus};
+use crate::unit::{Mebibytes, Millis, Vcpus};
+
+/// How long a host that can say nothing on the log keeps its sandboxes: after that it ends them itself.
+pub const CUT_OFF_AFTER: Millis = Millis(15 * 60 * 1000);
+
+/// A host that has sandboxes and says nothing for this long is given up. By then it has ended them, if it still could: an end takes a minute at
+/// most, and the clocks of two machines are not needed for it.
+pub const LEASE: Millis = Millis(20 * 60 * 1000);
+
+const _: () = assert!(CUT_OFF_AFTER.0 + 2 * 60 * 1000 < LEASE.0);
 
 /// A template that a host can start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,10 +47,11 @@ pub struct HostJoined {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostLeft {}
 
-/// The host was given up: each of its sandboxes ends with [`crate::sandbox::StopReason::HostLost`]. It is back once it joins again.
+/// The host was given up, by an operator or because its [`LEASE`] was over: each of its sandboxes ends with
+/// [`crate::sandbox::StopReason::HostLost`]. It is back once it joins again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostLost {
-    /// Which operator decided so, in their own words.
+    /// Which operator decided so, in their own words; the commands service where nobody did.
     pub operator: String,
     /// Why, in their own words.
     pub reason: String,

@@ -153,7 +153,7 @@ pub enum StopReason {
     OwnerDied,
     /// The host is being emptied.
     HostDrained,
-    /// Its host was given up with all that was on it. Said by an operator's command, not by the host. Since version 2.
+    /// Its host was given up with all that was on it, or was cut off from the log for so long that it ended it itself. Since version 2.
     HostLost,
 }
 

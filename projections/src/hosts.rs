@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use omnirun_events::envelope::Actor;
 use omnirun_events::event::Event;
 use omnirun_events::host::HostJoined;
 use omnirun_events::id::HostId;
@@ -21,10 +22,20 @@ pub struct Host {
     pub offer: HostJoined,
     /// Whether it has left in order since.
     pub has_left: bool,
-    /// Whether it was given up since.
-    pub is_lost: bool,
+    /// Who has given it up since, if somebody has.
+    pub lost: Option<LostBy>,
     /// Everything it will ever say about sandboxes that were final at this position of EVENTS is on the log.
     pub caught_up: Sequence,
+}
+
+/// Who has given up a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostBy {
+    /// An operator: it is back with its next start.
+    Operator,
+    /// Nobody: its lease was over. It is back as soon as it can say so.
+    Lease,
 }
 
 /// Every host that ever joined.
@@ -41,7 +52,10 @@ impl Hosts {
 
     /// The hosts that have joined and neither left nor been given up.
     pub fn present(&self) -> impl Iterator<Item = (HostId, &Host)> {
-        self.hosts.iter().filter(|(_, host)| !host.has_left && !host.is_lost).map(|(id, host)| (*id, host))
+        self.hosts
+            .iter()
+            .filter(|(_, host)| !host.has_left && host.lost.is_none())
+            .map(|(id, host)| (*id, host))
     }
 
     /// Whether a present host can start this template.
@@ -55,7 +69,7 @@ impl Hosts {
             Event::HostJoined(joined) => {
                 let caught_up = self.hosts.get(&id).map_or(Sequence::NONE, |host| host.caught_up);
                 let offer = joined.clone();
-                let host = Host { joined_at: fact.at, offer, has_left: false, is_lost: false, caught_up };
+                let host = Host { joined_at: fact.at, offer, has_left: false, lost: None, caught_up };
                 self.hosts.insert(id, host);
             }
             Event::HostCaughtUp(caught_up) => {
@@ -71,7 +85,9 @@ impl Hosts {
             }
             Event::HostLost(_) => {
                 if let Some(host) = self.hosts.get_mut(&id) {
-                    host.is_lost = true;
+                    let by = if fact.actor == Actor::Operator { LostBy::Operator } else { LostBy::Lease };
+                    // What an operator has decided stays so.
+                    host.lost = host.lost.filter(|by| *by == LostBy::Operator).or(Some(by));
                 }
             }
             _ => {}

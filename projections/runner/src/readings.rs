@@ -19,10 +19,20 @@ pub async fn last_reading(
     directory: &Live<Directory>,
     id: SandboxId,
 ) -> Result<Option<UsageMetered>, ReadError> {
+    last_reading_in(read, directory, id, Slot::all()).await
+}
+
+/// The same in these slots alone.
+pub async fn last_reading_in(
+    read: &dyn Read,
+    directory: &Live<Directory>,
+    id: SandboxId,
+    slots: impl IntoIterator<Item = Slot>,
+) -> Result<Option<UsageMetered>, ReadError> {
     let account = directory.view(|directory, _| directory.sandboxes.get(id).map(|known| known.account));
     let Some(account) = account else { return Ok(None) };
     let mut records = Vec::new();
-    for slot in Slot::all() {
+    for slot in slots {
         let subject = Subject::from(SubjectKind::Usage(slot, account, id));
         let last = read.last(&subject).await?;
         records.extend(last.and_then(|stored| codec::decode(&stored.record).ok()));

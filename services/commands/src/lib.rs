@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`service`] (what it is made of, one command from arrival to answer), [`decide`] (pure: one file per family), [`handle`]
 //! (what a family needs from the world around its decision), [`writer`] (sign, append, try again). Beside them: [`keys`] and [`master`]
-//! (who can open sealed fields), [`index`] (address to account), [`codes`] and [`challenges`] (signing in), [`reconcile`] (what time decides).
+//! (who can open sealed fields), [`index`] (address to account), [`codes`] and [`challenges`] (signing in), [`reconcile`] (what time decides), [`leases`]
+//! (which hosts are given up).
 
 pub mod random;
 
@@ -27,6 +28,7 @@ pub mod writer;
 mod handle;
 
 pub mod erasure;
+pub mod leases;
 pub mod reconcile;
 pub mod retention;
 pub mod rotation;

@@ -1,23 +1,29 @@
-//! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back; what is left
-//! to say of hosts that were given up; data keys
-//! that nothing needs are destroyed, and the master key is rotated in the night after something was erased ([`crate::rotation`]).
+//! What time decides: requests that no host has claimed by their deadline fail, and everything reserved for them is given back; hosts whose
+//! leases are over are given up ([`crate::leases`]), and what is left to say of those that were is said; data keys that nothing needs are
+//! destroyed, and the master key is rotated in the night after something was erased ([`crate::rotation`]).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use omnirun_events::envelope::{Actor, Draft, Head, Role};
+use omnirun_events::host::LEASE;
 use omnirun_events::id::{AccountId, CommitId, SandboxId};
 use omnirun_events::sandbox::{FailReason, SandboxFailed};
 use omnirun_events::subject::SubjectKind;
+use omnirun_events::unit::Millis;
 use omnirun_projections::sandboxes::State;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::failure::Failure;
+use crate::leases::Leases;
 use crate::service::CommandService;
 use crate::writer::Appended;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two looks at what hosts have said.
+const HEAR_EVERY: Duration = Duration::from_secs(60);
 
 /// Time between two sweeps of keys that nothing needs. The first is at the start.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -25,7 +31,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Looks again and again, until it is dropped. Several commands services may do so: one of them is first, and the others find that out.
 pub(crate) async fn run(service: Arc<CommandService>) {
     // Beside each other: requests that nobody claims do not wait until a mail server has taken a receipt, or a rotation is over.
-    tokio::join!(look(&service), erase(&service), sweep(&service));
+    tokio::join!(look(&service), hear(&service), erase(&service), sweep(&service));
 }
 
 // A store that does not answer now is asked again the next time; the failure has been logged where it happened.
@@ -37,6 +43,15 @@ async fn look(service: &CommandService) {
         let _ = service.fail_unclaimed().await;
         let _ = service.end_lost().await;
         let _ = service.index.sync().await;
+    }
+}
+
+async fn hear(service: &CommandService) {
+    let (began, mut leases, mut timer) = (Instant::now(), Leases::of(LEASE), timer(HEAR_EVERY));
+    loop {
+        timer.tick().await;
+        let now = Millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let _ = service.give_up_silent(&mut leases, now).await;
     }
 }
 

@@ -1,13 +1,24 @@
-//! A host that is given up: its sandboxes end, each billed to its last reading, and it has no word on them any more.
+//! A host that is given up, by an operator or by its silence: its sandboxes end, each billed to its last reading, and it has no word on them any more.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use omnirun_commands::Parts;
+use omnirun_commands::failure::Failure;
+use omnirun_commands::leases::Leases;
 use omnirun_commands_api::{Code, Command, Envelope, Outcome};
 use omnirun_events::envelope::Actor;
+use omnirun_events::host::LEASE;
 use omnirun_events::keys::Digest;
+use omnirun_events::log::memory::MemoryLog;
+use omnirun_events::log::{Cursor, ReadError};
 use omnirun_events::sandbox::*;
 use omnirun_events::subject::Slot;
 use omnirun_events::unit::MebibyteSeconds;
 use omnirun_events::usage::{Meter, UsageMetered};
 use omnirun_events::*;
+use omnirun_projections::hosts::LostBy;
 use omnirun_projections::sandboxes::State;
 
 use crate::support::*;
@@ -103,4 +114,116 @@ async fn only_an_operator_who_says_why_gives_up_a_host_that_there_is() {
     check(lose(&world, HostId::from_bytes([77; 16])), Code::NotFound).await;
     let command = Command::LoseHost { host: HOST, operator: "o".to_owned(), reason: " ".to_owned() };
     check(Envelope { actor: Actor::Operator, ..world.envelope(command) }, Code::Invalid).await;
+}
+
+/// The log, which can be out of reach.
+struct Away {
+    log: MemoryLog,
+    is_away: Arc<AtomicBool>,
+}
+
+impl Away {
+    fn check(&self, log: Log) -> Result<(), ReadError> {
+        match self.is_away.load(Ordering::SeqCst) {
+            true => Err(ReadError::Unavailable { log, source: "it is away".into() }),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Read for Away {
+    async fn read(&self, log: Log, filter: Filter, after: Sequence) -> Result<Box<dyn Cursor>, ReadError> {
+        self.check(log)?;
+        self.log.read(log, filter, after).await
+    }
+
+    async fn head(&self, log: Log) -> Result<Sequence, ReadError> {
+        self.check(log)?;
+        self.log.head(log).await
+    }
+
+    async fn last(&self, subject: &Subject) -> Result<Option<Stored>, ReadError> {
+        self.check(subject.log())?;
+        self.log.last(subject).await
+    }
+}
+
+const MINUTE: Millis = Millis(60_000);
+
+/// One minute later, by every clock.
+async fn minute(world: &World, process: &Process, leases: &mut Leases) -> Result<usize, Failure> {
+    world.pass(MINUTE);
+    process.service.give_up_silent(leases, world.time().since(START)).await
+}
+
+#[tokio::test]
+async fn a_host_that_says_nothing_for_a_lease_is_given_up_and_its_sandboxes_end_with_what_was_metered() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let sandbox = claimed(&world, &process, account).await;
+    let mut leases = Leases::of(LEASE);
+    for period in 1..=30 {
+        meter(&world, account, sandbox, period).await;
+        assert_eq!(minute(&world, &process, &mut leases).await, Ok(0), "it was heard");
+    }
+    let (last, metered_at) = (meter(&world, account, sandbox, 31).await, world.time());
+    for _ in 0..20 {
+        assert_eq!(minute(&world, &process, &mut leases).await, Ok(0), "its lease runs");
+    }
+    assert_eq!(minute(&world, &process, &mut leases).await, Ok(1));
+    assert_eq!(process.service.end_lost().await, Ok(1));
+    process
+        .view(&world, |directory| {
+            let one = directory.sandboxes.get(sandbox).expect("known");
+            assert_eq!(one.state, State::Stopped(StopReason::HostLost));
+            assert_eq!((one.meter, one.ended_at), (Some(last), Some(metered_at)));
+            assert_eq!(directory.hosts.get(HOST).and_then(|known| known.lost), Some(LostBy::Lease));
+        })
+        .await;
+    let head = world.log.head(Log::Events).await.expect("memory");
+    assert_eq!(minute(&world, &process, &mut leases).await, Ok(0), "it has nothing to lose any more");
+    assert_eq!(world.log.head(Log::Events).await.expect("memory"), head);
+    process.send(lose(&world, HOST)).await.expect("an operator may give it up for good");
+    let lost = process.view(&world, |directory| directory.hosts.get(HOST).and_then(|known| known.lost)).await;
+    assert_eq!(lost, Some(LostBy::Operator));
+}
+
+#[tokio::test]
+async fn two_services_give_up_a_host_once() {
+    let world = World::new().await;
+    let (one, two) = (world.process().await, world.process().await);
+    let account = world.sign_in(&one, "a@example.org").await;
+    claimed(&world, &one, account).await;
+    let (mut first, mut second) = (Leases::of(LEASE), Leases::of(LEASE));
+    for _ in 0..=20 {
+        minute(&world, &one, &mut first).await.expect("it looks");
+        let now = world.time().since(START);
+        two.service.give_up_silent(&mut second, now).await.expect("it looks");
+    }
+    let host = Filter::exactly(&SubjectKind::Host(HOST).into());
+    let records = log::read_to_end(&world.log, Log::Events, host, Sequence::NONE).await.expect("memory");
+    assert_eq!(records.len(), 2, "it joined, and it was given up");
+}
+
+#[tokio::test]
+async fn a_service_that_could_not_see_the_log_gives_every_host_a_whole_lease() {
+    let world = World::new().await;
+    let is_away = Arc::new(AtomicBool::new(false));
+    let away = Away { log: world.log.clone(), is_away: is_away.clone() };
+    let process = world.process_of(|parts| Parts { reader: Arc::new(away), ..parts }).await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    claimed(&world, &process, account).await;
+    let mut leases = Leases::of(LEASE);
+    for _ in 0..20 {
+        assert_eq!(minute(&world, &process, &mut leases).await, Ok(0));
+    }
+    is_away.store(true, Ordering::SeqCst);
+    assert!(minute(&world, &process, &mut leases).await.is_err());
+    is_away.store(false, Ordering::SeqCst);
+    for _ in 0..20 {
+        assert_eq!(minute(&world, &process, &mut leases).await, Ok(0));
+    }
+    assert_eq!(minute(&world, &process, &mut leases).await, Ok(1));
 }
