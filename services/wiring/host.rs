@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use omnirun_events::host::CUT_OFF_AFTER;
 use omnirun_events::id::HostId;
 use omnirun_events::signing::Signer;
 use omnirun_events::unit::{Mebibytes, Shape, Vcpus};
@@ -127,6 +128,7 @@ fn config(options: &HostOptions, images: &Path, monitor: Settled, data_path: Dat
         monitor_name: monitor.name().to_owned(),
         templates: offers(images, options.pool)?,
         meter_every: METER_EVERY,
+        cut_off_after: CUT_OFF_AFTER,
     })
 }
 

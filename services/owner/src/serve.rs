@@ -220,7 +220,7 @@ async fn change(owner: &Owner, wanted: Stage) -> Handled {
 
 async fn kill(owner: &Owner, wish: Kill) -> Handled {
     if !wish.reason.is_for_callers() {
-        let message = "the reason is not killed, host_stopped or not_needed";
+        let message = "the reason is not killed, host_stopped, host_cut_off or not_needed";
         return Err(No::new(hyper::StatusCode::UNPROCESSABLE_ENTITY, "bad_reason", message));
     }
     let (tell, told) = oneshot::channel();

@@ -84,4 +84,6 @@ pub struct Config {
     /// Time between two readings of a meter; at least a second. A host keeps it for as long as its sandboxes live, since the numbers
     /// of readings count it.
     pub meter_every: Millis,
+    /// How long nothing of what waits may get onto the log before the host ends its sandboxes: [`omnirun_events::host::CUT_OFF_AFTER`].
+    pub cut_off_after: Millis,
 }

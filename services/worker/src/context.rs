@@ -17,6 +17,7 @@ use omnirun_runner::Live;
 use crate::config::{Config, Stores};
 use crate::guests::{Guests, Kind};
 use crate::outbox::{Outbox, commits};
+use crate::reconcile::Mode;
 use crate::template::Template;
 
 /// What every part of a running worker shares. Clones share it.
@@ -94,6 +95,23 @@ impl Shared {
     /// Whether the host is being emptied.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::SeqCst)
+    }
+
+    /// What the host is about.
+    pub fn mode(&self) -> Mode {
+        let is_cut_off = self.outbox.stuck_for() >= self.config.cut_off_after.as_duration();
+        match (self.is_draining(), is_cut_off) {
+            (true, _) => Mode::Draining,
+            (false, true) => Mode::CutOff,
+            (false, false) => Mode::Serving,
+        }
+    }
+
+    /// Whether it may take requests: the log has it as a host that has joined and was not given up.
+    pub fn is_present(&self) -> bool {
+        self.directory.view(|directory, _| {
+            directory.hosts.get(self.host).is_some_and(|known| !known.has_left && known.lost.is_none())
+        })
     }
 
     /// Whether a sandbox's end is on the log or on its way there.

@@ -44,6 +44,7 @@ fn reason(end: EndReason) -> StopReason {
     match end {
         EndReason::Killed | EndReason::NotNeeded => StopReason::Requested,
         EndReason::HostStopped => StopReason::HostDrained,
+        EndReason::HostCutOff => StopReason::HostLost,
         EndReason::EndTime => StopReason::TimedOut,
         EndReason::GuestExited
         | EndReason::AgentLost

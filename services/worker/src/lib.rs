@@ -9,8 +9,8 @@
 //!   gateway ──TLS──▶ serve ──▶ owner process ──▶ guest          (nothing of it is stored or logged)
 //! ```
 //!
-//! A host that is cut off from the log goes on running its sandboxes: each owner process enforces its own end time, and what happened
-//! waits in the outbox. There are no leases yet: only an operator declares a silent host lost, and it does not stop by itself.
+//! A host that is cut off from the log goes on running its sandboxes for a quarter of an hour: each owner process enforces its own end time, and
+//! what happened waits in the outbox. After that it ends them, since others will take it for lost, and it joins again when it is back.
 //!
 //! Reading order: [`config`], [`claim`] (who runs a sandbox), [`reconcile`] (what to do now), `start`, `pause`, `finish`, `outbox`, `meter`,
 //! `pool`, `serve`, and below them `guests`, `owner`, `place`.

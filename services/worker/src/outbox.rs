@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use omnirun_events::codec::{self, DecodeError, EncodeError};
@@ -82,11 +82,12 @@ struct Shared {
     changes: watch::Sender<u64>,
 }
 
-#[derive(Default)]
 struct Pending {
     last: u64,
     drafts: BTreeMap<DraftNumber, Draft>,
     commits: HashSet<CommitId>,
+    /// When a draft has left last, or come while none waited.
+    moved_at: Instant,
 }
 
 impl Outbox {
@@ -103,7 +104,8 @@ impl Outbox {
             DatabaseError::Damaged(what) => damaged(what),
         })?;
         let rows = database.reading(|tree| Ok(tree.iter().collect::<Result<Vec<_>, _>>()?));
-        let mut pending = Pending::default();
+        let (drafts, commits) = (BTreeMap::new(), HashSet::new());
+        let mut pending = Pending { last: 0, drafts, commits, moved_at: Instant::now() };
         for (key, value) in rows.map_err(OutboxError::Read)? {
             let number = key.as_ref().try_into().map(u64::from_be_bytes);
             let number = number.map_err(|_| damaged("a key is no number".to_owned()))?;
@@ -137,6 +139,9 @@ impl Outbox {
         }
         self.shared.database.commit(Rows::Whole(batch)).map_err(OutboxError::Write)?;
         let mut pending = self.pending();
+        if pending.drafts.is_empty() {
+            pending.moved_at = Instant::now();
+        }
         for (number, draft) in taken {
             pending.last = number.0;
             pending.commits.insert(draft.commit);
@@ -173,6 +178,12 @@ impl Outbox {
         self.pending().commits.contains(&commit)
     }
 
+    /// How long drafts have waited and none has left, in the life of this process.
+    pub fn stuck_for(&self) -> Duration {
+        let pending = self.pending();
+        if pending.drafts.is_empty() { Duration::ZERO } else { pending.moved_at.elapsed() }
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.pending().drafts.is_empty()
@@ -183,6 +194,7 @@ impl Outbox {
         let mut pending = self.pending();
         let Some(draft) = pending.drafts.remove(&number) else { return Ok(()) };
         pending.commits.remove(&draft.commit);
+        pending.moved_at = Instant::now();
         drop(pending);
         self.changed();
         let mut batch = sled::Batch::default();
@@ -272,6 +284,23 @@ mod tests {
         assert_eq!(commits(&outbox), [draft(1).commit, draft(3).commit]);
         outbox.put_blocking(vec![draft(4)]).expect("room");
         assert_eq!(commits(&outbox).last(), Some(&draft(4).commit));
+    }
+
+    #[test]
+    fn it_is_stuck_for_as_long_as_drafts_wait_and_none_leaves() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let outbox = Outbox::open(directory.path()).expect("a new one");
+        let began = Instant::now();
+        assert_eq!(outbox.stuck_for(), Duration::ZERO);
+        outbox.put_blocking(vec![draft(1)]).expect("room");
+        outbox.put_blocking(vec![draft(2)]).expect("room");
+        let (before, first) = (outbox.stuck_for(), outbox.drafts()[0].0);
+        assert!(Duration::ZERO < before && before <= began.elapsed());
+        let left = Instant::now();
+        outbox.done(first).expect("writable");
+        assert!(outbox.stuck_for() <= left.elapsed(), "one has left");
+        outbox.done(outbox.drafts()[0].0).expect("writable");
+        assert_eq!(outbox.stuck_for(), Duration::ZERO);
     }
 
     #[test]

@@ -105,13 +105,26 @@ impl From<&Role> for Tenant {
     }
 }
 
-/// Whether the host is being emptied.
+/// What the host is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// It runs what it has.
     Serving,
-    /// Everything ends.
+    /// It is being emptied: everything ends.
     Draining,
+    /// It has been able to say nothing on the log for so long that others will take it for lost: everything ends.
+    CutOff,
+}
+
+impl Mode {
+    /// Why its guests end, if they do.
+    const fn ends(self) -> Option<EndReason> {
+        match self {
+            Self::Serving => None,
+            Self::Draining => Some(EndReason::HostStopped),
+            Self::CutOff => Some(EndReason::HostCutOff),
+        }
+    }
 }
 
 /// One thing to do. Doing it twice is doing it once.
@@ -187,9 +200,11 @@ fn about_guest(log: &LogView, guest: &GuestView, mode: Mode) -> Option<Action> {
         (None, _) => Some(Action::Kill(vm(), EndReason::NotNeeded)),
         (Some(_), Stage::Gone) => None,
         (Some(Phase::Stopping { .. }), _) => Some(Action::Kill(vm(), EndReason::Killed)),
-        (Some(_), _) if mode == Mode::Draining => Some(Action::Kill(vm(), EndReason::HostStopped)),
-        (Some(phase), Stage::Running(end) | Stage::Paused(end)) => about_tenant(*phase, guest, end),
-        _ => None,
+        (Some(phase), stage) => match (mode.ends(), stage) {
+            (Some(reason), _) => Some(Action::Kill(vm(), reason)),
+            (None, Stage::Running(end) | Stage::Paused(end)) => about_tenant(*phase, guest, end),
+            _ => None,
+        },
     }
 }
 
@@ -217,7 +232,7 @@ fn about_sandbox(
 ) -> Option<Action> {
     let is_alive = guest.is_some_and(|stage| stage != Stage::Gone);
     match phase {
-        Phase::Claimed { .. } if mode == Mode::Draining => (!is_alive).then_some(Action::Fail(sandbox)),
+        Phase::Claimed { .. } if mode.ends().is_some() => (!is_alive).then_some(Action::Fail(sandbox)),
         Phase::Claimed { .. } if is_alive => Some(Action::Start(sandbox)),
         Phase::Claimed { deadline } if now <= deadline => Some(Action::Start(sandbox)),
         Phase::Claimed { .. } => Some(Action::Fail(sandbox)),

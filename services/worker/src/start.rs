@@ -18,6 +18,7 @@ use crate::outbox::commits;
 use crate::owner::OwnerError;
 use crate::owner::spawn::SpawnError;
 use crate::place::{Origin, VmId};
+use crate::reconcile::Mode;
 
 /// How long a guest may take to be ready: an owner process gives a boot two tries of 30 s each, and a restore 10 s before.
 const READY_WAIT_MAX: Duration = Duration::from_secs(75);
@@ -102,7 +103,7 @@ async fn prepare(context: &Context, id: SandboxId, sandbox: &Sandbox) -> Result<
 /// Whether another guest would still be in time and wanted.
 fn may_try_again(context: &Context, id: SandboxId, sandbox: &Sandbox) -> bool {
     let is_wanted = context.sandbox(id).is_some_and(|now| now.state == sandbox.state);
-    is_wanted && !context.is_draining() && context.now() <= sandbox.deadline
+    is_wanted && context.mode() == Mode::Serving && context.now() <= sandbox.deadline
 }
 
 async fn discard(context: &Context, vm: &VmId) -> std::io::Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use omnirun_events::keys::Digest;
 use tokio::task::JoinSet;
 
-use crate::announce;
+use crate::announce::{self, Announcement};
 use crate::caught_up;
 use crate::certificate::{Certificate, CertificateError};
 use crate::claim;
@@ -113,7 +113,8 @@ impl Worker {
             serve::listen(at).await.map_err(|source| StartError::Listen { at, source })?;
         let advertised = parts.config.advertised.clone().unwrap_or_else(|| address.to_string());
         let context = context(parts)?;
-        announce::join(&context, advertised, certificate.fingerprint).await?;
+        let announcement = Announcement { address: advertised, certificate: certificate.fingerprint };
+        announcement.join(&context).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(publisher(&context).run());
         tasks.spawn(reconcile::run(context.clone()));
@@ -121,26 +122,17 @@ impl Worker {
         tasks.spawn(meter::run(context.clone()));
         tasks.spawn(caught_up::run(context.clone()));
         tasks.spawn(pool::run(context.clone()));
+        tasks.spawn(announcement.clone().stay(context.clone()));
         let mut claims = JoinSet::new();
-        let fingerprint = certificate.fingerprint;
-        claims.spawn(claim_once_joined(context.clone(), fingerprint));
-        Ok(WorkerHandle { context, address, certificate: fingerprint, claims, tasks })
+        claims.spawn(claim_once_joined(context.clone(), announcement));
+        Ok(WorkerHandle { context, address, certificate: certificate.fingerprint, claims, tasks })
     }
 }
 
 /// A sandbox that is claimed before gateways know where its host is would be out of their reach.
-async fn claim_once_joined(context: Context, certificate: Digest) {
-    loop {
-        let host = context.host;
-        let joined = context.directory.until(Duration::from_secs(3600), |directory| {
-            let known = directory.hosts.get(host)?;
-            (known.offer.certificate == certificate).then_some(())
-        });
-        match joined.await {
-            Ok(()) => return claim::run(context).await,
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-        }
-    }
+async fn claim_once_joined(context: Context, announcement: Announcement) {
+    announcement.joined(&context).await;
+    claim::run(context).await;
 }
 
 fn context(parts: Parts) -> Result<Context, StartError> {

@@ -210,7 +210,7 @@ pub struct NewEnd {
 /// Ends the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kill {
-    /// Why; one of those that a caller may give: `killed`, `host_stopped`, `not_needed`.
+    /// Why; one of those that a caller may give: `killed`, `host_stopped`, `host_cut_off`, `not_needed`.
     #[serde(default)]
     pub reason: EndReason,
 }
@@ -242,12 +242,14 @@ pub enum EndReason {
     MonitorFailed,
     /// The host's interface that its network device led to was removed.
     NetworkLost,
+    /// The host was cut off from the log for too long.
+    HostCutOff,
 }
 
 impl EndReason {
     /// Whether a caller may give this reason; the others are the owner's own observations.
     pub fn is_for_callers(self) -> bool {
-        matches!(self, Self::Killed | Self::HostStopped | Self::NotNeeded)
+        matches!(self, Self::Killed | Self::HostStopped | Self::NotNeeded | Self::HostCutOff)
     }
 
     /// Whether something broke that should not have: the exit code of its owner is not 0 then, and standard error says what it was.

@@ -16,6 +16,7 @@ use omnirun_runner::NotReached;
 use super::{Answer, Capacity, answer};
 use crate::context::Context;
 use crate::outbox::commits;
+use crate::reconcile::Mode;
 
 /// The group that all hosts are in.
 const GROUP: ConsumerName = ConsumerName("workers");
@@ -109,7 +110,7 @@ async fn handle(context: &Context, stored: &Stored) -> Result<Answer, ClaimError
 }
 
 fn decide(context: &Context, requested: &SandboxRequested, state: State) -> Answer {
-    if context.is_draining() || !context.is_enrolled() {
+    if context.mode() != Mode::Serving || !context.is_present() || !context.is_enrolled() {
         return Answer::Later;
     }
     let config = &context.config;

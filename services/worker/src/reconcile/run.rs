@@ -49,12 +49,16 @@ pub(crate) async fn run(context: Context) {
     let mut outbox_changes = context.outbox.changes();
     let mut busy = HashSet::new();
     let mut tasks = JoinSet::new();
+    let mut last = Mode::Serving;
     loop {
         log_changes.borrow_and_update();
         guest_changes.borrow_and_update();
         outbox_changes.borrow_and_update();
-        let mode = if context.is_draining() { Mode::Draining } else { Mode::Serving };
-        for action in plan(&log_view(&context), &guest_view(&context), mode, context.now()) {
+        let (log, guests, mode) = (log_view(&context), guest_view(&context), context.mode());
+        if std::mem::replace(&mut last, mode) != mode && mode == Mode::CutOff {
+            tracing::error!("nothing could be said on the log for too long: this host's sandboxes end");
+        }
+        for action in plan(&log, &guests, mode, context.now()) {
             let key = action.key();
             if busy.insert(key.clone()) {
                 let context = context.clone();

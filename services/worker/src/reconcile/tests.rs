@@ -128,6 +128,16 @@ fn a_host_that_is_emptied_ends_what_it_has_and_starts_nothing() {
 }
 
 #[test]
+fn a_host_that_is_cut_off_ends_what_it_has_as_one_that_is_emptied_and_says_why() {
+    let check = |phase, stage, expected: &[Action]| check_in(Mode::CutOff, phase, stage, expected);
+    check(running(), Some(Stage::Running(Some(END))), &[Action::Kill(vm(), EndReason::HostCutOff)]);
+    check(paused(), Some(Stage::Paused(Some(END))), &[Action::Kill(vm(), EndReason::HostCutOff)]);
+    check(running(), Some(Stage::Gone), &[Action::Report(id())]);
+    check(claimed(1_000), None, &[Action::Fail(id())]);
+    check(stopping(), Some(Stage::Running(None)), &[Action::Kill(vm(), EndReason::Killed)]);
+}
+
+#[test]
 fn the_workers_own_guests_are_left_alone_and_an_earlier_workers_are_ended() {
     let guest = |tenant, stage| vec![GuestView { vm: vm(), tenant, stage }];
     let plan = |guests: Vec<GuestView>| plan(&LogView::new(), &guests, Mode::Serving, NOW);

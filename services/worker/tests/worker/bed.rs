@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use omnirun_events::codec;
 use omnirun_events::envelope::{Draft, Head};
 use omnirun_events::event::Event;
+use omnirun_events::host::{CUT_OFF_AFTER, HostLost};
 use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
 use omnirun_events::keys::KeyEnrolled;
 use omnirun_events::log::memory::MemoryLog;
@@ -205,6 +206,12 @@ impl Bed {
         self.say(SubjectKind::Admission(account()), resumed).await;
     }
 
+    /// Gives up a host, without a word on its sandboxes.
+    pub async fn lose(&self, number: u8, by: Actor) {
+        let lost = HostLost { operator: "o".to_owned(), reason: "r".to_owned() };
+        self.append(&self.commands, by, SubjectKind::Host(host(number)), lost).await;
+    }
+
     /// Claims a sandbox as a host's worker that crashed right after.
     pub async fn claim(&self, number: u8, id: SandboxId) {
         let (kind, event) = (SubjectKind::Sandbox(account(), id), SandboxClaimed { host: host(number) });
@@ -320,6 +327,7 @@ impl Bed {
                 monitor_name: "test".to_owned(),
                 templates: templates.iter().map(offer).collect(),
                 meter_every: Millis(200),
+                cut_off_after: CUT_OFF_AFTER,
             },
         }
     }

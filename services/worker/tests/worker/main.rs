@@ -2,6 +2,7 @@
 
 mod bed;
 mod client;
+mod cut_off;
 
 mod claims;
 mod data_path;
