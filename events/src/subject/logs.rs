@@ -22,6 +22,11 @@ impl Slot {
         Self(((at.0 / WEEK) % USAGE_SLOTS as u64) as u8)
     }
 
+    /// The slots of `at` by clocks that are wrong by a week at most.
+    pub fn near(at: Timestamp) -> [Self; 3] {
+        [at.0.saturating_sub(WEEK), at.0, at.0.saturating_add(WEEK)].map(|at| Self::of(Timestamp(at)))
+    }
+
     /// Slot number `index`, if there are that many.
     pub const fn from_index(index: u8) -> Option<Self> {
         if index < USAGE_SLOTS { Some(Self(index)) } else { None }
@@ -67,5 +72,18 @@ impl Log {
     /// Every log that outlives the process, in the order that operators see them.
     pub fn kept() -> impl Iterator<Item = Self> {
         [Self::Events, Self::Keys].into_iter().chain(Slot::all().map(Self::Usage))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slots_near_a_moment_are_the_weeks_before_it_and_after_it_round_the_end() {
+        let numbers = |at| Slot::near(Timestamp(at)).map(|slot| slot.0);
+        assert_eq!(numbers(5 * WEEK), [4, 5, 6]);
+        assert_eq!(numbers(27 * WEEK), [12, 13, 0]);
+        assert_eq!(numbers(0), [0, 0, 1]);
     }
 }

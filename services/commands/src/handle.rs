@@ -13,6 +13,7 @@ mod fields;
 mod lose_host;
 mod operator;
 mod sandboxes;
+mod silent_hosts;
 mod tokens;
 
 pub(crate) use prove::Presented;

@@ -4,28 +4,22 @@
 //! HostLost is the decision; the ends follow from it, here and, should this process die between them, in the next look of
 //! [`crate::reconcile`].
 
-use std::collections::BTreeMap;
-
 use omnirun_commands_api::{Code, Envelope, Outcome, Rejection, Reply};
 use omnirun_events::envelope::{Actor, Draft, Role};
 use omnirun_events::host::HostLost;
 use omnirun_events::id::{CommitId, HostId, SandboxId};
 use omnirun_events::sandbox::{SandboxStopped, StopReason};
-use omnirun_events::subject::{Slot, Subject, SubjectKind};
+use omnirun_events::subject::{Subject, SubjectKind};
 use omnirun_events::unit::{Millis, Timestamp};
 use omnirun_projections::Directory;
 use omnirun_projections::hosts::LostBy;
 use omnirun_projections::sandboxes::Sandbox;
-use omnirun_runner::readings::{last_reading, last_reading_in};
+use omnirun_runner::readings::last_reading;
 
 use crate::decide::Decision;
 use crate::decide::close::Acting;
 use crate::failure::Failure;
-use crate::leases::{Leases, Word};
 use crate::service::CommandService;
-
-/// What a usage slot lasts.
-const WEEK: Millis = Millis(7 * 24 * 3600 * 1000);
 
 impl CommandService {
     pub(crate) async fn lose_host(
@@ -46,7 +40,7 @@ impl CommandService {
     }
 
     /// Writes the decision down, once.
-    async fn give_up(
+    pub(super) async fn give_up(
         &self,
         host: HostId,
         commit: CommitId,
@@ -82,55 +76,6 @@ impl CommandService {
             self.writer.reach_position(position.sequence).await?;
         }
         Ok(reply)
-    }
-
-    /// Gives up the hosts whose leases are over at `now`, the time since this process began to look; answers how many. Their sandboxes are
-    /// [`Self::end_lost`]'s.
-    pub async fn give_up_silent(&self, leases: &mut Leases, now: Millis) -> Result<usize, Failure> {
-        let words = self.words().await.inspect_err(|_| leases.could_not_look())?;
-        let silent = leases.look(now, words);
-        for host in &silent {
-            let Some(known) = self.writer.directory.view(|directory, _| directory.hosts.get(*host).cloned())
-            else {
-                continue;
-            };
-            tracing::error!(host = %host, "a host has said nothing for a whole lease and is given up with its sandboxes");
-            metrics::counter!("omnirun_hosts_given_up_total").increment(1);
-            // Each time that it has joined it can be given up once.
-            let cause = [host.as_bytes().as_slice(), &known.joined_at.0.to_be_bytes()].concat();
-            let (operator, reason) = ("the commands service".to_owned(), "its lease is over".to_owned());
-            let (commit, actor) = (CommitId::derive(&cause, "lease"), Actor::System(Role::Commands));
-            self.give_up(*host, commit, actor, HostLost { operator, reason }).await?;
-        }
-        Ok(silent.len())
-    }
-
-    /// What every host that has sandboxes has said by now, those that were given up excepted.
-    async fn words(&self) -> Result<BTreeMap<HostId, Word>, Failure> {
-        // A directory that is behind would have sandboxes that ended long ago.
-        self.writer.catch_up().await?;
-        let now = (self.clock)();
-        // Readings are filed by their host's clock.
-        let slots = [Timestamp(now.0.saturating_sub(WEEK.0)), now, now.after(WEEK)].map(Slot::of);
-        let mut words = self.writer.directory.view(|directory, _| {
-            let claimed = directory.sandboxes.live().filter_map(|(id, sandbox)| Some((sandbox.host?, id)));
-            let mut words = BTreeMap::<HostId, Word>::new();
-            for (host, sandbox) in claimed {
-                let Some(known) = directory.hosts.get(host).filter(|known| known.lost.is_none()) else {
-                    continue;
-                };
-                let new = || Word { joined_at: known.joined_at, readings: BTreeMap::new() };
-                words.entry(host).or_insert_with(new).readings.insert(sandbox, 0);
-            }
-            words
-        });
-        let readings = words.values_mut().flat_map(|word| &mut word.readings);
-        for (sandbox, period) in readings {
-            let (reader, directory) = (&*self.writer.reader, &self.writer.directory);
-            let last = last_reading_in(reader, directory, *sandbox, slots).await?;
-            *period = last.map_or(0, |reading| reading.period);
-        }
-        Ok(words)
     }
 
     /// Ends the sandboxes of hosts that were given up; answers how many it was first to end. What is broken off goes on with the next call.

@@ -1,0 +1,64 @@
+//! Hosts whose leases are over are given up: what the log says of each for [`crate::leases`], and what follows from it.
+
+use std::collections::BTreeMap;
+
+use omnirun_events::envelope::{Actor, Role};
+use omnirun_events::host::HostLost;
+use omnirun_events::id::{CommitId, HostId};
+use omnirun_events::subject::Slot;
+use omnirun_events::unit::Millis;
+use omnirun_runner::readings::last_reading_in;
+
+use crate::failure::Failure;
+use crate::leases::{Leases, Word};
+use crate::service::CommandService;
+
+impl CommandService {
+    /// Gives up the hosts whose leases are over at `now`, the time since this process began to look; answers how many. Their sandboxes are
+    /// [`Self::end_lost`]'s.
+    pub async fn give_up_silent(&self, leases: &mut Leases, now: Millis) -> Result<usize, Failure> {
+        let words = self.words().await.inspect_err(|_| leases.could_not_look())?;
+        let silent = leases.look(now, words);
+        for host in &silent {
+            let Some(known) = self.writer.directory.view(|directory, _| directory.hosts.get(*host).cloned())
+            else {
+                continue;
+            };
+            tracing::error!(host = %host, "a host has said nothing for a whole lease and is given up with its sandboxes");
+            metrics::counter!("omnirun_hosts_given_up_total").increment(1);
+            // Each time that it has joined it can be given up once.
+            let cause = [host.as_bytes().as_slice(), &known.joined_at.0.to_be_bytes()].concat();
+            let (operator, reason) = ("the commands service".to_owned(), "its lease is over".to_owned());
+            let (commit, actor) = (CommitId::derive(&cause, "lease"), Actor::System(Role::Commands));
+            self.give_up(*host, commit, actor, HostLost { operator, reason }).await?;
+        }
+        Ok(silent.len())
+    }
+
+    /// What every host that has sandboxes has said by now, those that were given up excepted.
+    async fn words(&self) -> Result<BTreeMap<HostId, Word>, Failure> {
+        // A directory that is behind would have sandboxes that ended long ago.
+        self.writer.catch_up().await?;
+        // Readings are filed by their host's clock.
+        let slots = Slot::near((self.clock)());
+        let mut words = self.writer.directory.view(|directory, _| {
+            let claimed = directory.sandboxes.live().filter_map(|(id, sandbox)| Some((sandbox.host?, id)));
+            let mut words = BTreeMap::<HostId, Word>::new();
+            for (host, sandbox) in claimed {
+                let Some(known) = directory.hosts.get(host).filter(|known| known.lost.is_none()) else {
+                    continue;
+                };
+                let new = || Word { joined_at: known.joined_at, readings: BTreeMap::new() };
+                words.entry(host).or_insert_with(new).readings.insert(sandbox, 0);
+            }
+            words
+        });
+        let readings = words.values_mut().flat_map(|word| &mut word.readings);
+        for (sandbox, period) in readings {
+            let (reader, directory) = (&*self.writer.reader, &self.writer.directory);
+            let last = last_reading_in(reader, directory, *sandbox, slots).await?;
+            *period = last.map_or(0, |reading| reading.period);
+        }
+        Ok(words)
+    }
+}
