@@ -5,48 +5,42 @@ use omnirun_events::codec;
 use omnirun_events::envelope::{Record, Role};
 use omnirun_events::event::Event;
 use omnirun_events::id::SandboxId;
-use omnirun_events::log::{Read, ReadError};
-use omnirun_events::subject::{Slot, Subject, SubjectKind};
+use omnirun_events::log::{Read, ReadError, Sequence, read_to_end};
+use omnirun_events::subject::{Filter, Log, Slot, SubjectKind};
 use omnirun_events::usage::UsageMetered;
 use omnirun_projections::Directory;
 
 use crate::live::Live;
 
-/// The reading with the highest number that the sandbox's own host has signed, wherever it is: a host may be away for weeks, so every
-/// slot is looked at. None where nothing was metered, and of a sandbox that nobody has claimed.
+/// The reading with the highest number that the sandbox's own host has signed, wherever it is: a host may be away for weeks, so every slot is
+/// looked at, and whoever has a worker's access may have filed something after it. None where nothing was metered, and of a sandbox that nobody
+/// has claimed.
 pub async fn last_reading(
     read: &dyn Read,
     directory: &Live<Directory>,
     id: SandboxId,
 ) -> Result<Option<UsageMetered>, ReadError> {
-    last_reading_in(read, directory, id, Slot::all()).await
-}
-
-/// The same in these slots alone.
-pub async fn last_reading_in(
-    read: &dyn Read,
-    directory: &Live<Directory>,
-    id: SandboxId,
-    slots: impl IntoIterator<Item = Slot>,
-) -> Result<Option<UsageMetered>, ReadError> {
-    let account = directory.view(|directory, _| directory.sandboxes.get(id).map(|known| known.account));
-    let Some(account) = account else { return Ok(None) };
-    let mut records = Vec::new();
-    for slot in slots {
-        let subject = Subject::from(SubjectKind::Usage(slot, account, id));
-        let last = read.last(&subject).await?;
-        records.extend(last.and_then(|stored| codec::decode(&stored.record).ok()));
-    }
-    let readings = directory.view(|directory, verifier| {
-        let host = directory.sandboxes.get(id).and_then(|known| known.host);
-        let is_said_by_host = |record: &Record| {
-            verifier.ring().get(record.header.key).is_some_and(|key| {
-                key.role == Role::Worker && key.host == host && key.public.verify(record).is_ok()
-            })
-        };
-        records.into_iter().filter(|record| host.is_some() && is_said_by_host(record)).collect::<Vec<_>>()
+    let known = directory.view(|directory, verifier| {
+        let known = directory.sandboxes.get(id)?;
+        Some((known.account, known.host?, verifier.ring().clone()))
     });
-    let events = readings.into_iter().flat_map(|record| record.events);
-    let metered = events.filter_map(|event| if let Event::UsageMetered(m) = event { Some(m) } else { None });
-    Ok(metered.max_by_key(|reading| reading.period))
+    let Some((account, host, ring)) = known else { return Ok(None) };
+    let is_said_by_host = |record: &Record| {
+        ring.get(record.header.key).is_some_and(|key| {
+            key.role == Role::Worker && key.host == Some(host) && key.public.verify(record).is_ok()
+        })
+    };
+    let mut last: Option<UsageMetered> = None;
+    for slot in Slot::all() {
+        let subject = Filter::exactly(&SubjectKind::Usage(slot, account, id).into());
+        for stored in read_to_end(read, Log::Usage(slot), subject, Sequence::NONE).await? {
+            let record = codec::decode(&stored.record).ok();
+            let events = record.filter(is_said_by_host).into_iter().flat_map(|record| record.events);
+            for event in events {
+                let Event::UsageMetered(reading) = event else { continue };
+                last = last.filter(|last| last.period >= reading.period).or(Some(reading));
+            }
+        }
+    }
+    Ok(last)
 }

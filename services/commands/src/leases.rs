@@ -7,18 +7,20 @@
 use std::collections::BTreeMap;
 
 use omnirun_events::id::{HostId, SandboxId};
+use omnirun_events::log::Sequence;
 use omnirun_events::unit::{Millis, Timestamp};
 
 /// Time between two looks, at most: after a longer one this process may have been away itself.
 pub const GAP_MAX: Millis = Millis(3 * 60 * 1000);
 
-/// All that a host has said by now which says that it lives. Anything else the next time is a sign of life.
+/// All that there is of a host by now which says that it lives. Anything else the next time is a sign of life. Who signed it is not asked: whoever
+/// has a worker's access may file rubbish after a reading, and with that shall have no host given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
     /// When it last joined.
     pub joined_at: Timestamp,
-    /// Its sandboxes that are not final, with the number of the last reading of each; 0 before there is one.
-    pub readings: BTreeMap<SandboxId, u32>,
+    /// Its sandboxes that are not final, with the last positions of their readings.
+    pub filed: BTreeMap<SandboxId, Vec<Option<Sequence>>>,
 }
 
 /// The leases of the hosts that have sandboxes.
@@ -73,10 +75,11 @@ mod tests {
     const HOST: HostId = HostId::from_bytes([1; 16]);
     const OTHER: HostId = HostId::from_bytes([2; 16]);
 
-    fn word(sandbox: u8, reading: u32) -> Word {
+    fn word(sandbox: u8, position: u32) -> Word {
+        let filed = vec![None, Some(Sequence(position.into()))];
         Word {
             joined_at: Timestamp(1),
-            readings: BTreeMap::from([(SandboxId::from_bytes([sandbox; 16]), reading)]),
+            filed: BTreeMap::from([(SandboxId::from_bytes([sandbox; 16]), filed)]),
         }
     }
 

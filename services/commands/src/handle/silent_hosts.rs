@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::host::HostLost;
 use omnirun_events::id::{CommitId, HostId};
-use omnirun_events::subject::Slot;
+use omnirun_events::subject::{Slot, SubjectKind};
 use omnirun_events::unit::Millis;
-use omnirun_runner::readings::last_reading_in;
 
 use crate::failure::Failure;
 use crate::leases::{Leases, Word};
@@ -39,25 +38,24 @@ impl CommandService {
     async fn words(&self) -> Result<BTreeMap<HostId, Word>, Failure> {
         // A directory that is behind would have sandboxes that ended long ago.
         self.writer.catch_up().await?;
-        // Readings are filed by their host's clock.
-        let slots = Slot::near((self.clock)());
-        let mut words = self.writer.directory.view(|directory, _| {
-            let claimed = directory.sandboxes.live().filter_map(|(id, sandbox)| Some((sandbox.host?, id)));
-            let mut words = BTreeMap::<HostId, Word>::new();
-            for (host, sandbox) in claimed {
-                let Some(known) = directory.hosts.get(host).filter(|known| known.lost.is_none()) else {
-                    continue;
-                };
-                let new = || Word { joined_at: known.joined_at, readings: BTreeMap::new() };
-                words.entry(host).or_insert_with(new).readings.insert(sandbox, 0);
-            }
-            words
+        let mut words = BTreeMap::<HostId, Word>::new();
+        let claimed: Vec<_> = self.writer.directory.view(|directory, _| {
+            let live = directory.sandboxes.live();
+            let claimed = live.filter_map(|(id, sandbox)| {
+                let known = directory.hosts.get(sandbox.host?).filter(|known| known.lost.is_none())?;
+                Some((sandbox.host?, known.joined_at, sandbox.account, id))
+            });
+            claimed.collect()
         });
-        let readings = words.values_mut().flat_map(|word| &mut word.readings);
-        for (sandbox, period) in readings {
-            let (reader, directory) = (&*self.writer.reader, &self.writer.directory);
-            let last = last_reading_in(reader, directory, *sandbox, slots).await?;
-            *period = last.map_or(0, |reading| reading.period);
+        for (host, joined_at, account, sandbox) in claimed {
+            let mut filed = Vec::new();
+            // Readings are filed by their host's clock.
+            for slot in Slot::near((self.clock)()) {
+                let subject = SubjectKind::Usage(slot, account, sandbox).into();
+                filed.push(self.writer.reader.last(&subject).await?.map(|stored| stored.sequence));
+            }
+            let new = || Word { joined_at, filed: BTreeMap::new() };
+            words.entry(host).or_insert_with(new).filed.insert(sandbox, filed);
         }
         Ok(words)
     }
