@@ -8,6 +8,7 @@
 
 pub mod commits;
 
+mod history;
 pub mod publish;
 
 use std::collections::{BTreeMap, HashSet};

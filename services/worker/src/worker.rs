@@ -177,6 +177,7 @@ fn publisher(context: &Context) -> Publisher {
         append: context.stores.append.clone(),
         directory: context.directory.clone(),
         signer: context.signer.clone(),
+        meters: Default::default(),
     }
 }
 

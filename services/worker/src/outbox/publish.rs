@@ -1,23 +1,23 @@
 //! Publishing drafts: in order on each subject, subjects side by side, again and again until the log has them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::error::Error as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use omnirun_events::codec::{self, DecodeError, EncodeError};
-use omnirun_events::envelope::{Draft, Head, Record};
-use omnirun_events::event::Event;
-use omnirun_events::log::{
-    Append, AppendError, Batch, Entry, Read, ReadError, Sequence, Stored, read_to_end,
-};
+use omnirun_events::codec::EncodeError;
+use omnirun_events::envelope::{Draft, Head};
+use omnirun_events::id::SandboxId;
+use omnirun_events::log::{Append, AppendError, Batch, Entry, Read, ReadError, Sequence, read_to_end};
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Filter, Log, Subject, SubjectKind};
+use omnirun_events::verify::Verifier;
 use omnirun_projections::Directory;
-use omnirun_runner::Live;
+use omnirun_runner::{Live, NotReached};
 use tokio::task::JoinSet;
 
-use super::{DraftNumber, Outbox};
+use super::history::{History, period};
+use super::{DraftNumber, Outbox, commits};
 use crate::context::is_enrolled;
 
 /// Time before the second try of a draft; doubled for each further one.
@@ -27,9 +27,6 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 
 /// How long the directory may take to show what was published.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A record and where it is.
-pub type Placed = (Sequence, Record);
 
 /// What is to be done with a draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,32 +39,17 @@ pub enum Verdict {
     Obsolete,
 }
 
-/// What is to be done with a draft whose subject holds `records`: all of them, or for a meter the last. `is_final`: whether its sandbox's
-/// end is on the log, whoever said it.
-pub fn decide(draft: &Draft, records: &[Placed], is_final: bool) -> Verdict {
-    if records.iter().any(|(_, record)| record.header.commit == draft.commit) {
-        return Verdict::There;
-    }
+/// What is to be done with a draft whose subject holds this. `is_final`: whether its sandbox's end is on the log, whoever said it.
+pub fn decide(draft: &Draft, history: &History, is_final: bool) -> Verdict {
     let is_meter = matches!(draft.subject.kind(), SubjectKind::Usage(..));
-    let last = records.last();
-    if is_meter
-        && last.and_then(|(_, record)| period(&record.events)) >= period(&draft.events)
-        && last.is_some()
-    {
+    let is_old = is_meter && history.period.is_some() && history.period >= period(&draft.events);
+    if is_old || history.commits.contains(&draft.commit) {
         return Verdict::There;
     }
     if is_final && !is_meter {
         return Verdict::Obsolete;
     }
-    Verdict::Append(last.map_or(Head::EMPTY, |(sequence, record)| record.head(*sequence)))
-}
-
-/// The highest number of a reading in a commit.
-fn period(events: &[Event]) -> Option<u32> {
-    events
-        .iter()
-        .filter_map(|event| if let Event::UsageMetered(m) = event { Some(m.period) } else { None })
-        .max()
+    Verdict::Append(history.head)
 }
 
 /// A draft that is not on the log yet.
@@ -79,9 +61,9 @@ pub enum PublishError {
     /// Its subject cannot be read.
     #[error("cannot read the subject")]
     Read(#[source] ReadError),
-    /// A record there is none.
-    #[error("cannot decode a record of the subject")]
-    Decode(#[source] DecodeError),
+    /// What is on the log is not known, and so neither who is believed there.
+    #[error("the directory is behind the log")]
+    Behind(#[source] NotReached),
     /// The log did not take it.
     #[error("cannot append")]
     Append(#[source] AppendError),
@@ -103,7 +85,12 @@ pub struct Publisher {
     pub directory: Live<Directory>,
     /// Signs.
     pub signer: Arc<Signer>,
+    /// What it knows of the meters of sandboxes that are not final, so as not to read a week of them for each reading.
+    pub meters: Meters,
 }
+
+/// See [`Publisher::meters`]. Clones share it.
+pub type Meters = Arc<Mutex<HashMap<Subject, History>>>;
 
 impl Publisher {
     /// Publishes what comes into the outbox, for ever. Dropping it loses nothing.
@@ -177,9 +164,9 @@ impl Publisher {
         if !is_enrolled(&self.directory, &self.signer) {
             return Err(PublishError::NotEnrolled);
         }
-        let records = self.records(draft).await?;
-        match decide(draft, &records, self.is_final(draft)) {
-            Verdict::There => Ok(records.last().map(|(sequence, _)| *sequence).unwrap_or_default()),
+        let (history, is_final) = (self.history(&draft.subject).await?, self.is_final(draft));
+        match decide(draft, &history, is_final) {
+            Verdict::There => Ok(history.head.sequence),
             Verdict::Obsolete => {
                 metrics::counter!("omnirun_worker_drafts_dropped_total").increment(1);
                 Ok(Sequence::NONE)
@@ -189,36 +176,56 @@ impl Publisher {
                 let (subject, commit) = (draft.subject.clone(), draft.commit);
                 let entry = Entry { subject, expected: head.sequence, commit, record: signed.bytes };
                 let at = self.append.append_all(Batch::one(entry)).await.map_err(PublishError::Append)?;
-                Ok(at.last().copied().unwrap_or_default())
+                let sequence = at.last().copied().unwrap_or_default();
+                let head = Head { sequence, version: signed.version, hash: signed.hash };
+                self.note(draft, history.then(head, commit, &draft.events));
+                Ok(sequence)
             }
         }
     }
 
-    /// The records of the draft's subject: all of them where others write too or the last one does not tell, which are few; the last of a
-    /// meter, which only its host writes and which has many.
-    async fn records(&self, draft: &Draft) -> Result<Vec<Placed>, PublishError> {
-        let subject = &draft.subject;
+    /// What the draft's subject holds. All of it is read but where nothing came after this publisher's own last record.
+    async fn history(&self, subject: &Subject) -> Result<History, PublishError> {
         let Some(last) = self.read.last(subject).await.map_err(PublishError::Read)? else {
-            return Ok(Vec::new());
+            return Ok(History::EMPTY);
         };
-        let last = placed(&last)?;
-        let is_enough = last.1.header.version == 1 || matches!(subject.kind(), SubjectKind::Usage(..));
-        if is_enough {
-            return Ok(vec![last]);
+        let known = self.meters().get(subject).cloned();
+        if let Some(known) = known.filter(|known| known.head.sequence == last.sequence) {
+            return Ok(known);
         }
-        let all = read_to_end(&*self.read, subject.log(), Filter::exactly(subject), Sequence::NONE).await;
-        all.map_err(PublishError::Read)?.iter().map(placed).collect()
+        // Whoever is enrolled, and whatever a tombstone has taken, was said before in EVENTS.
+        let head = self.read.head(Log::Events).await.map_err(PublishError::Read)?;
+        self.directory.reached(head, DIRECTORY_PATIENCE).await.map_err(PublishError::Behind)?;
+        let (ring, erased) =
+            self.directory.view(|_, verifier| (verifier.ring().clone(), verifier.erased().clone()));
+        let records = read_to_end(&*self.read, subject.log(), Filter::exactly(subject), Sequence::NONE).await;
+        let host = ring.get(self.signer.id()).and_then(|key| key.host);
+        let mut verifier = Verifier::new(ring);
+        verifier.learn(&erased);
+        Ok(History::of(subject, &records.map_err(PublishError::Read)?, verifier, host))
+    }
+
+    /// Keeps what is known of a meter, for as long as there will be more to say.
+    fn note(&self, draft: &Draft, history: History) {
+        let SubjectKind::Usage(_, _, sandbox) = draft.subject.kind() else { return };
+        match self.outbox.holds(commits::ended(sandbox)) || self.has_ended(sandbox) {
+            true => self.meters().remove(&draft.subject),
+            false => self.meters().insert(draft.subject.clone(), history),
+        };
+    }
+
+    fn meters(&self) -> MutexGuard<'_, HashMap<Subject, History>> {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_final(&self, draft: &Draft) -> bool {
-        let SubjectKind::Sandbox(_, sandbox) = draft.subject.kind() else { return false };
+        matches!(draft.subject.kind(), SubjectKind::Sandbox(_, sandbox) if self.has_ended(sandbox))
+    }
+
+    fn has_ended(&self, sandbox: SandboxId) -> bool {
         self.directory
             .view(|directory, _| directory.sandboxes.get(sandbox).is_some_and(|s| s.state.is_final()))
     }
-}
-
-fn placed(stored: &Stored) -> Result<Placed, PublishError> {
-    Ok((stored.sequence, codec::decode(&stored.record).map_err(PublishError::Decode)?))
 }
 
 #[cfg(test)]

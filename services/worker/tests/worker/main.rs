@@ -11,5 +11,6 @@ mod outbox;
 mod pause;
 mod restart;
 mod spare;
+mod spoiled;
 
 mod real;

@@ -39,6 +39,7 @@ fn publisher(bed: &Bed, outbox: &Outbox) -> Publisher {
         append: Arc::new(bed.store.clone()),
         directory: bed.live(),
         signer: Arc::new(Signer::from_seed(&[101; 32], Role::Worker)),
+        meters: Default::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The table of what is done with a draft.
 
 use omnirun_events::envelope::{Actor, Role};
+use omnirun_events::event::Event;
 use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
 use omnirun_events::sandbox::{FailReason, SandboxFailed};
 use omnirun_events::subject::Slot;
@@ -32,44 +33,39 @@ fn metered(period: u32) -> Draft {
     draft(kind, period as u8, reading)
 }
 
-/// The records of these drafts, one after the other.
-fn records(drafts: &[Draft]) -> Vec<Placed> {
+/// What these drafts make of their subject, one after the other.
+fn history(drafts: &[Draft]) -> History {
     let signer = Signer::from_seed(&[1; 32], Role::Worker);
-    let mut head = Head::EMPTY;
-    let mut placed = Vec::new();
-    for draft in drafts {
-        let signed = signer.sign(draft, &head).expect("a small draft");
-        let record = codec::decode(&signed.bytes).expect("just encoded");
-        let sequence = head.sequence.next();
-        head = record.head(sequence);
-        placed.push((sequence, record));
-    }
-    placed
+    drafts.iter().fold(History::EMPTY, |history, draft| {
+        let signed = signer.sign(draft, &history.head).expect("a small draft");
+        let sequence = history.head.sequence.next();
+        let head = Head { sequence, version: signed.version, hash: signed.hash };
+        history.then(head, draft.commit, &draft.events)
+    })
 }
 
 #[test]
 fn a_draft_follows_the_last_record_of_its_subject() {
-    assert_eq!(decide(&ended(1), &[], false), Verdict::Append(Head::EMPTY));
-    let there = records(&[ended(2), ended(3)]);
-    let (sequence, last) = &there[1];
-    assert_eq!(decide(&ended(1), &there, false), Verdict::Append(last.head(*sequence)));
+    assert_eq!(decide(&ended(1), &History::EMPTY, false), Verdict::Append(Head::EMPTY));
+    let there = history(&[ended(2), ended(3)]);
+    assert_eq!(decide(&ended(1), &there, false), Verdict::Append(there.head));
 }
 
 #[test]
 fn a_draft_that_the_log_has_is_not_appended_again_though_others_followed_it() {
-    assert_eq!(decide(&ended(1), &records(&[ended(1), ended(2)]), false), Verdict::There);
-    assert_eq!(decide(&ended(1), &records(&[ended(1)]), true), Verdict::There);
+    assert_eq!(decide(&ended(1), &history(&[ended(1), ended(2)]), false), Verdict::There);
+    assert_eq!(decide(&ended(1), &history(&[ended(1)]), true), Verdict::There);
 }
 
 #[test]
 fn nothing_is_said_about_a_final_sandbox_but_its_meter() {
-    assert_eq!(decide(&ended(1), &records(&[ended(2)]), true), Verdict::Obsolete);
-    assert_eq!(decide(&metered(1), &[], true), Verdict::Append(Head::EMPTY));
+    assert_eq!(decide(&ended(1), &history(&[ended(2)]), true), Verdict::Obsolete);
+    assert_eq!(decide(&metered(1), &History::EMPTY, true), Verdict::Append(Head::EMPTY));
 }
 
 #[test]
 fn a_reading_that_a_later_one_replaced_is_not_appended() {
-    let there = records(&[metered(2)]);
+    let there = history(&[metered(2)]);
     assert_eq!(decide(&metered(1), &there, false), Verdict::There);
     assert_eq!(decide(&metered(2), &there, false), Verdict::There);
     assert!(matches!(decide(&metered(3), &there, false), Verdict::Append(_)));
