@@ -11,17 +11,15 @@ use omnirun_events::envelope::{Draft, Head};
 use omnirun_events::event::Event;
 use omnirun_events::host::{CUT_OFF_AFTER, HostLost};
 use omnirun_events::id::{AccountId, CommitId, HostId, SandboxId};
-use omnirun_events::keyring::KeyRing;
 use omnirun_events::keys::KeyEnrolled;
 use omnirun_events::log::memory::MemoryLog;
-use omnirun_events::log::{Append, AppendError, Batch, Entry, Read, Sequence, Stored, read_to_end};
+use omnirun_events::log::{Append, AppendError, Batch, Entry, Read, Sequence, read_to_end};
 use omnirun_events::sandbox::{
     Network, PauseRequested, SandboxClaimed, SandboxRequested, SandboxResumed, StopRequested, TimeoutExtended,
 };
 use omnirun_events::signing::Signer;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::{Mebibytes, Millis, Seconds, Shape, StandardMillis, Timestamp, Vcpus};
-use omnirun_events::verify::{Depth, Verdict, Verifier};
 use omnirun_events::{Actor, Role};
 use omnirun_projections::Directory;
 use omnirun_projections::sandboxes::{Sandbox, State};
@@ -52,7 +50,7 @@ pub fn now() -> Timestamp {
     Timestamp(since.as_millis() as u64)
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the system has randomness");
     bytes
@@ -94,7 +92,7 @@ pub struct Bed {
     directory: tempfile::TempDir,
 }
 
-fn worker_key(number: u8) -> Signer {
+pub fn worker_key(number: u8) -> Signer {
     Signer::from_seed(&[100 + number; 32], Role::Worker)
 }
 
@@ -206,63 +204,6 @@ impl Bed {
     pub async fn resume(&self, id: SandboxId, end_at: Timestamp) {
         let resumed = SandboxResumed { sandbox: id, end_at, reserved: StandardMillis(1) };
         self.say(SubjectKind::Admission(account()), resumed).await;
-    }
-
-    /// Files bytes after the last record of a subject, as whoever has a worker's access can.
-    pub async fn spoil(&self, kind: SubjectKind, record: &[u8]) {
-        let (subject, commit) = (Subject::from(kind), CommitId::from_bytes(random()));
-        let file = async |expected| {
-            let record = record.to_vec().into();
-            self.log
-                .append_all(Batch::one(Entry { subject: subject.clone(), expected, commit, record }))
-                .await
-        };
-        loop {
-            let last = self.log.last(&subject).await.expect("memory");
-            match file(last.map_or(Sequence::NONE, |stored| stored.sequence)).await {
-                Ok(_) => return,
-                Err(AppendError::Conflict { .. }) => {}
-                Err(error) => panic!("memory: {error}"),
-            }
-        }
-    }
-
-    /// The records of a subject, as they are filed.
-    pub async fn filed(&self, kind: SubjectKind) -> Vec<Stored> {
-        let filter = Filter::exactly(&kind.into());
-        read_to_end(&self.log, kind.log(), filter, Sequence::NONE).await.expect("memory")
-    }
-
-    /// The events of a subject that are believed.
-    pub async fn believed(&self, kind: SubjectKind) -> Vec<Event> {
-        let mut verifier = Verifier::new(KeyRing::rooted_in(&self.root()).expect("a good key"));
-        let mut believed = Vec::new();
-        for log in [Log::Events, kind.log()] {
-            let all = read_to_end(&self.log, log, Filter::all(), Sequence::NONE).await.expect("memory");
-            for stored in all {
-                match verifier.check(log, &stored, Depth::Signatures) {
-                    Ok(Verdict::Believed(record)) if stored.subject.kind() == kind => {
-                        believed.extend(record.events);
-                    }
-                    Ok(_) => {}
-                    Err(fault) => assert!(verifier.pass(log, &stored), "{fault:?}"),
-                }
-            }
-        }
-        believed
-    }
-
-    /// A record by the key of a host, as the first of its subject.
-    pub fn signed(&self, number: u8, kind: SubjectKind, event: impl Into<Event>) -> Vec<u8> {
-        let draft = Draft {
-            commit: CommitId::from_bytes(random()),
-            subject: kind.into(),
-            at: now(),
-            actor: Actor::Host(host(number)),
-            cause: None,
-            events: vec![event.into()],
-        };
-        worker_key(number).sign(&draft, &Head::EMPTY).expect("a small draft").bytes.to_vec()
     }
 
     /// Gives up a host, without a word on its sandboxes.

@@ -1,13 +1,78 @@
 //! What others file on a host's subjects: whoever has a worker's access can, and it changes nothing of what the host says there.
 
+use omnirun_events::Actor;
+use omnirun_events::envelope::{Draft, Head};
 use omnirun_events::event::Event;
+use omnirun_events::id::CommitId;
+use omnirun_events::keyring::KeyRing;
+use omnirun_events::log::{Append, AppendError, Batch, Entry, Read, Sequence, Stored, read_to_end};
 use omnirun_events::sandbox::{FailReason, SandboxFailed, StopReason};
-use omnirun_events::subject::{Slot, SubjectKind};
+use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::Seconds;
+use omnirun_events::verify::{Depth, Verdict, Verifier};
 use omnirun_projections::sandboxes::State;
 use omnirun_worker::Stop;
 
-use crate::bed::{Bed, account, now, sandbox};
+use crate::bed::{Bed, account, host, now, random, sandbox, worker_key};
+
+impl Bed {
+    /// Files bytes after the last record of a subject, as whoever has a worker's access can.
+    async fn spoil(&self, kind: SubjectKind, record: &[u8]) {
+        let (subject, commit) = (Subject::from(kind), CommitId::from_bytes(random()));
+        let file = async |expected| {
+            let record = record.to_vec().into();
+            self.log
+                .append_all(Batch::one(Entry { subject: subject.clone(), expected, commit, record }))
+                .await
+        };
+        loop {
+            let last = self.log.last(&subject).await.expect("memory");
+            match file(last.map_or(Sequence::NONE, |stored| stored.sequence)).await {
+                Ok(_) => return,
+                Err(AppendError::Conflict { .. }) => {}
+                Err(error) => panic!("memory: {error}"),
+            }
+        }
+    }
+
+    /// The records of a subject, as they are filed.
+    async fn filed(&self, kind: SubjectKind) -> Vec<Stored> {
+        let filter = Filter::exactly(&kind.into());
+        read_to_end(&self.log, kind.log(), filter, Sequence::NONE).await.expect("memory")
+    }
+
+    /// The events of a subject that are believed.
+    async fn believed(&self, kind: SubjectKind) -> Vec<Event> {
+        let mut verifier = Verifier::new(KeyRing::rooted_in(&self.root()).expect("a good key"));
+        let mut believed = Vec::new();
+        for log in [Log::Events, kind.log()] {
+            let all = read_to_end(&self.log, log, Filter::all(), Sequence::NONE).await.expect("memory");
+            for stored in all {
+                match verifier.check(log, &stored, Depth::Signatures) {
+                    Ok(Verdict::Believed(record)) if stored.subject.kind() == kind => {
+                        believed.extend(record.events);
+                    }
+                    Ok(_) => {}
+                    Err(fault) => assert!(verifier.pass(log, &stored), "{fault:?}"),
+                }
+            }
+        }
+        believed
+    }
+}
+
+/// A record by the key of a host, as the first of its subject.
+fn signed(number: u8, kind: SubjectKind, event: impl Into<Event>) -> Vec<u8> {
+    let draft = Draft {
+        commit: CommitId::from_bytes(random()),
+        subject: kind.into(),
+        at: now(),
+        actor: Actor::Host(host(number)),
+        cause: None,
+        events: vec![event.into()],
+    };
+    worker_key(number).sign(&draft, &Head::EMPTY).expect("a small draft").bytes.to_vec()
+}
 
 /// The numbers of the readings that are believed.
 async fn readings(bed: &Bed, kind: SubjectKind) -> Vec<u32> {
@@ -26,7 +91,7 @@ async fn a_host_is_believed_after_rubbish_and_copies_of_what_it_said() {
     let life = SubjectKind::Sandbox(account(), sandbox(50));
     let meter = SubjectKind::Usage(Slot::of(now()), account(), sandbox(50));
     let failed = SandboxFailed { reason: FailReason::BootFailed };
-    let foreign = bed.signed(2, life, failed);
+    let foreign = signed(2, life, failed);
     while readings(&bed, meter).await.is_empty() {
         tokio::task::yield_now().await;
     }
