@@ -1,7 +1,7 @@
 //! A place in a stream: a few records are asked for one by one, more arrive by a feed.
 //!
 //! A feed costs the server a consumer until a few seconds after its reader has gone, so short reads (a command that folds one
-//! subject) do without.
+//! subject) do without. So does every read of one subject to its end, however long: who may not follow a log may still look into it.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,8 @@ pub(crate) struct StreamCursor {
 
 impl StreamCursor {
     pub(crate) fn new(server: Server, log: Log, filter: Filter, after: Sequence) -> Self {
-        Self { server, log, filter, through: after, target: Sequence::NONE, steps_left: STEPS, feed: None }
+        let steps_left = if filter.is_exact() { usize::MAX } else { STEPS };
+        Self { server, log, filter, through: after, target: Sequence::NONE, steps_left, feed: None }
     }
 
     /// Adds what has arrived, without waiting.

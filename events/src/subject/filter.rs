@@ -20,6 +20,11 @@ impl Filter {
         Self(subject.as_str().to_owned())
     }
 
+    /// Whether it takes one subject alone.
+    pub fn is_exact(&self) -> bool {
+        !self.0.contains(['*', '>'])
+    }
+
     /// Everything of an account in [`Log::Events`].
     pub fn account(account: AccountId) -> Self {
         Self(format!("evt.{account}.>"))

@@ -8,7 +8,7 @@ use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt as _};
 use futures_util::StreamExt as _;
 use futures_util::stream::SelectAll;
-use omnirun_commands_api::nats::Answer;
+use omnirun_commands_api::nats::{Answer, is_request};
 use omnirun_commands_api::{Code, Command, Envelope, Rejection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -58,6 +58,10 @@ pub async fn serve_nats_until(
             request = requests.next() => request,
         };
         let Some(request) = request else { break };
+        if !is_request(&request.message) {
+            tracing::error!(subject = %request.message.subject, "something was delivered as a command that nobody asked for");
+            continue;
+        }
         let room = room.clone().try_acquire_owned();
         tokio::spawn(respond(service.clone(), request, room.ok()));
     }

@@ -7,6 +7,7 @@ use async_nats::Client;
 use async_nats::service::{Request, ServiceExt as _};
 use futures_util::StreamExt as _;
 use omnirun_commands_api::mail::{MAIL_SUBJECT, Mail, MailError, SendMail};
+use omnirun_commands_api::nats::is_request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The micro service's name, as `nats micro ls` shows it; also its queue group.
@@ -48,6 +49,10 @@ pub async fn serve_nats_until(
             request = requests.next() => request,
         };
         let Some(request) = request else { break };
+        if !is_request(&request.message) {
+            tracing::error!("something was delivered as a mail that nobody asked for");
+            continue;
+        }
         tokio::spawn(respond(mail.clone(), request, room.clone().try_acquire_owned().ok()));
     }
     drop(requests);

@@ -143,6 +143,23 @@ async fn a_worker_takes_requests_and_writes_lives_and_meters_only() {
     worker.purge_all(usage().log(), Filter::all()).await.expect_err("nor erase meters");
 }
 
+/// Many more than are asked for one by one where a log may be followed.
+#[tokio::test]
+async fn a_worker_reads_a_meter_to_its_end_though_it_may_not_follow_meters() {
+    let installation = Installation::start().await;
+    let worker = installation.log("worker", &[Log::Events, usage().log()]).await;
+    for n in 0..40 {
+        let (subject, commit) = (usage().into(), CommitId::from_bytes([n; 16]));
+        let entry = Entry { subject, expected: Sequence(n.into()), commit, record: "record".into() };
+        worker.append_all(Batch::one(entry)).await.expect("a worker may meter");
+    }
+    let meter = Filter::exactly(&usage().into());
+    let seen = read_to_end(&worker, usage().log(), meter, Sequence::NONE).await.expect("and read it");
+    assert_eq!(seen.len(), 40);
+    let all = read_to_end(&worker, usage().log(), Filter::all(), Sequence::NONE).await;
+    assert!(all.is_err(), "nobody has granted it to follow all meters");
+}
+
 #[tokio::test]
 async fn a_projector_follows_meters_and_writes_and_erases_nothing() {
     let installation = Installation::start().await;
@@ -204,5 +221,40 @@ async fn send_mail(commands: &async_nats::Client) -> async_nats::Message {
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {}
             Err(error) => panic!("a mailer is not asked: {error}"),
         }
+    }
+}
+
+/// Whoever may follow a stream chooses the subject that the server delivers its records to, under nobody's permissions.
+async fn deliver(worker: &JetStreamLog, to: &str) {
+    let config = async_nats::jetstream::consumer::push::Config {
+        deliver_subject: to.to_owned(),
+        filter_subject: Subject::from(sandbox(7)).as_str().to_owned(),
+        ack_policy: async_nats::jetstream::consumer::AckPolicy::None,
+        ..Default::default()
+    };
+    let stream = async_nats::jetstream::new(worker.client()).get_stream_no_info("EVENTS").await;
+    stream.expect("it is not asked for").create_consumer(config).await.expect("as any that follows EVENTS");
+}
+
+#[tokio::test]
+async fn what_a_worker_has_the_server_deliver_is_no_record_elsewhere_and_no_request() {
+    let installation = Installation::start().await;
+    let commands = installation.log("commands", &[Log::Events, Log::Keys, Log::Auth, usage().log()]).await;
+    let worker = installation.log("worker", &[Log::Events]).await;
+    worker.append_all(batch(sandbox(7))).await.expect("a worker may write this");
+    let challenge = ChallengeId::from_bytes([1; 16]);
+    let elsewhere = [SubjectKind::AccountKey(account()), SubjectKind::ChallengeUsed(challenge), usage()];
+    for kind in elsewhere {
+        deliver(&worker, Subject::from(kind).as_str()).await;
+    }
+    let client = commands.client();
+    let mut requests = client.subscribe("cmd.token.create").await.expect("commands may listen there");
+    client.flush().await.expect("up");
+    deliver(&worker, "cmd.token.create").await;
+    let delivered = tokio::time::timeout(LIMIT, requests.next()).await.expect("in time").expect("up");
+    let reply = delivered.reply.expect("where it could be acknowledged");
+    assert!(reply.starts_with("$JS.ACK."), "{reply}: nobody can tell it from a request");
+    for kind in elsewhere {
+        assert_eq!(commands.head(kind.log()).await.expect("up"), Sequence::NONE, "{kind:?}");
     }
 }

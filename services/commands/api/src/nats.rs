@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, RequestErrorKind};
+use async_nats::{Client, Message, RequestErrorKind};
 use async_trait::async_trait;
 use omnirun_events::unit::Timestamp;
 
@@ -22,6 +22,13 @@ impl NatsCommands {
     pub fn new(client: Client, clock: fn() -> Timestamp) -> Self {
         Self { client, clock }
     }
+}
+
+/// Whether somebody asks this who may, and waits for the answer. Whoever may follow a stream can have the server deliver its records to any
+/// subject, under nobody's permissions. Such a message has a subject for its acknowledgement where a request has an inbox, and nobody can give it
+/// another.
+pub fn is_request(message: &Message) -> bool {
+    message.reply.as_ref().is_some_and(|reply| reply.starts_with("_INBOX."))
 }
 
 /// What travels back.

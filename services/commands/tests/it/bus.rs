@@ -86,6 +86,30 @@ async fn a_person_signs_in_over_the_bus_and_refusals_come_back_as_such() {
     serving.abort();
 }
 
+/// As a record arrives that somebody has a stream's consumer deliver there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_command_without_an_inbox_for_its_answer_is_not_done() {
+    let server = Server::start().await;
+    let world = World::new().await;
+    let connection = async_nats::connect(&server.url).await.expect("it listens");
+    let process = world.process().await;
+    let serving = tokio::spawn(serve_nats(connection.clone(), process.service.clone()));
+    let client = NatsCommands::new(connection.clone(), || START);
+    send(&client, &world, request_code("a@example.org")).await;
+    let head = world.log.head(Log::Auth).await.expect("memory");
+    let body: bytes::Bytes =
+        rmp_serde::to_vec_named(&world.envelope(request_code("b@example.org"))).expect("encodes").into();
+    let subject = "cmd.account.request_code";
+    connection.publish_with_reply(subject, "$JS.ACK.EVENTS.x.1.1.1.1.0", body.clone()).await.expect("up");
+    connection.publish(subject, body).await.expect("up");
+    // Comes after them, on the same subject.
+    let malformed = connection.request(subject, "no command".into()).await.expect("an answer");
+    assert!(!malformed.payload.is_empty());
+    assert_eq!(world.log.head(Log::Auth).await.expect("memory"), head);
+    assert_eq!(world.mailbox.recipients(), ["a@example.org"]);
+    serving.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_that_are_no_command_and_commands_on_anothers_subject_are_refused() {
     let server = Server::start().await;
