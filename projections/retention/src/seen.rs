@@ -50,6 +50,18 @@ impl Seen {
         })
     }
 
+    /// Bytes among a host's readings that are no record. They expire with the last reading that there can be.
+    pub fn rubbish(stored: &Stored) -> Self {
+        Self {
+            subject: stored.subject.clone(),
+            sequence: stored.sequence,
+            version: 0,
+            hash: RecordHash::NONE,
+            at: Timestamp(u64::MAX),
+            about: None,
+        }
+    }
+
     /// Where its chain goes on once it is gone.
     pub fn start(&self) -> ChainStart {
         ChainStart(self.version, self.hash)
@@ -91,7 +103,17 @@ impl Burial {
             self.positions.insert(omnirun_events::erasure::Span(record.sequence, 1));
         }
         if goes_on == GoesOn::After {
-            self.starts.push(last.start());
+            // The chain does not go through rubbish.
+            self.starts.extend(records.iter().rfind(|record| record.version > 0).map(Seen::start));
+        }
+        self.removals.push(Removal::Through(last.subject.clone(), last.sequence));
+    }
+
+    /// All there is of a subject that nobody may append to any more, whatever it is: what others file there goes too.
+    pub fn bury_whole(&mut self, stored: &[Stored]) {
+        let Some(last) = stored.last() else { return };
+        for one in stored {
+            self.positions.insert(omnirun_events::erasure::Span(one.sequence, 1));
         }
         self.removals.push(Removal::Through(last.subject.clone(), last.sequence));
     }

@@ -79,6 +79,8 @@ impl CommandService {
             let is_time = whole_at.is_none_or(|at: Timestamp| now.since(at) >= WHOLE_EVERY);
             let reach = if is_time { Reach::Whole } else { Reach::Beginning };
             let expired = self.expire_within(&*erase, reach).await;
+            // What is buried and still there is known to no read model any more: only a sweep finds it.
+            is_swept &= expired.failures == 0;
             if is_time && expired.failures == 0 {
                 whole_at = Some(now);
             }

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 
 use omnirun_events::id::{AccountId, SandboxId};
-use omnirun_events::log::{Erase, Sequence, read_to_end};
+use omnirun_events::log::{Erase, Sequence, Stored, read_to_end};
 use omnirun_events::sandbox::AdmissionTrimmed;
 use omnirun_events::subject::{Filter, Log, Slot, Subject, SubjectKind};
 use omnirun_events::unit::{Millis, Timestamp};
 use omnirun_projections::Directory;
 use omnirun_retention::sandboxes::{LastGoes, Life, ROUND, expired};
 use omnirun_retention::seen::GoesOn;
+use omnirun_retention::usage::READ_WITHIN;
 use omnirun_retention::{Burial, Seen, Trim};
 
 use super::carry::TOMBSTONES;
@@ -67,7 +68,7 @@ impl CommandService {
     ) -> Result<Vec<Round>, RetentionError> {
         let admission = Subject::from(SubjectKind::Admission(account));
         self.writer.reach(std::slice::from_ref(&admission)).await?;
-        let records = self.seen(&admission).await?;
+        let records: Vec<Seen> = self.stored(&admission).await?.iter().filter_map(Seen::of).collect();
         let (mut rounds, mut gone, mut from, mut most) = (Vec::new(), BTreeSet::new(), 0, ROUND);
         loop {
             let trim = self.writer.directory.view(|directory, _| {
@@ -103,37 +104,35 @@ impl CommandService {
         lives: &mut Burial,
         meters: &mut Vec<Burial>,
     ) -> Result<(), RetentionError> {
-        let life = self.seen(&SubjectKind::Sandbox(account, sandbox).into()).await?;
-        lives.bury(&life, GoesOn::Never);
+        lives.bury_whole(&self.stored(&SubjectKind::Sandbox(account, sandbox).into()).await?);
         let slots = self.writer.directory.view(|directory, _| slots(directory, sandbox));
         for slot in slots {
             let subject = Subject::from(SubjectKind::Usage(slot, account, sandbox));
             if self.writer.reader.last(&subject).await?.is_none() {
                 continue;
             }
-            let readings = self.seen(&subject).await?;
+            let readings = self.stored(&subject).await?;
             let log = Log::Usage(slot);
             let place = meters.iter().position(|burial| burial.log == log).unwrap_or_else(|| {
                 meters.push(Burial::none(log));
                 meters.len() - 1
             });
-            meters[place].bury(&readings, GoesOn::Never);
+            meters[place].bury_whole(&readings);
         }
         Ok(())
     }
 
-    async fn seen(&self, subject: &Subject) -> Result<Vec<Seen>, RetentionError> {
+    async fn stored(&self, subject: &Subject) -> Result<Vec<Stored>, RetentionError> {
         let (reader, filter) = (&*self.writer.reader, Filter::exactly(subject));
-        let stored = read_to_end(reader, subject.log(), filter, Sequence::NONE).await?;
-        Ok(stored.iter().filter_map(Seen::of).collect())
+        Ok(read_to_end(reader, subject.log(), filter, Sequence::NONE).await?)
     }
 }
 
+/// The moment that it ended is its host's word, whose clock may be anywhere; when it was requested is ours.
 fn life(directory: &Directory, sandbox: SandboxId) -> Life {
-    match directory.sandboxes.get(sandbox) {
-        None => Life::Gone,
-        Some(known) => known.ended_at.filter(|_| known.state.is_final()).map_or(Life::Alive, Life::Ended),
-    }
+    let Some(known) = directory.sandboxes.get(sandbox) else { return Life::Gone };
+    let Some(ended_at) = known.ended_at.filter(|_| known.state.is_final()) else { return Life::Alive };
+    Life::Ended(ended_at.clamp(known.requested_at, known.requested_at.after(READ_WITHIN)))
 }
 
 fn accounts_with_expired(directory: &Directory, cutoff: Timestamp) -> Vec<AccountId> {

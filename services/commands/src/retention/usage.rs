@@ -66,7 +66,8 @@ impl CommandService {
             // A request was there before its readings.
             self.writer.catch_up().await?;
             self.writer.directory.view(|directory, _| {
-                for seen in page.records.iter().filter_map(Seen::of) {
+                for stored in &page.records {
+                    let seen = Seen::of(stored).unwrap_or_else(|| Seen::rubbish(stored));
                     let latest = latest(directory, seen.subject.kind());
                     scan.add(Seen { at: seen.at.min(latest), ..seen });
                 }

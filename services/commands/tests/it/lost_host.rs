@@ -88,6 +88,26 @@ async fn the_sandboxes_of_a_lost_host_end_with_what_was_metered_and_give_back_th
 }
 
 #[tokio::test]
+async fn a_copy_of_another_sandboxs_reading_is_no_reading_of_this_one() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let (one, other) = (claimed(&world, &process, account).await, claimed(&world, &process, account).await);
+    let last = meter(&world, account, one, 1).await;
+    meter(&world, account, other, 9).await;
+    let meter_of = |sandbox| Subject::from(SubjectKind::Usage(Slot::of(world.time()), account, sandbox));
+    let copy = world.log.last(&meter_of(other)).await.expect("memory").expect("it was metered").record;
+    let expected = world.log.last(&meter_of(one)).await.expect("memory").expect("it was metered").sequence;
+    let entry =
+        Entry { subject: meter_of(one), expected, commit: CommitId::from_bytes([98; 16]), record: copy };
+    world.log.append_all(Batch::one(entry)).await.expect("nobody else writes there");
+    process.send(lose(&world, HOST)).await.expect("an operator may");
+    let billed =
+        process.view(&world, |directory| directory.sandboxes.get(one).and_then(|one| one.meter)).await;
+    assert_eq!(billed, Some(last));
+}
+
+#[tokio::test]
 async fn what_was_broken_off_goes_on_in_the_next_look() {
     let world = World::new().await;
     let process = world.process().await;

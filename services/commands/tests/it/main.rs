@@ -16,6 +16,7 @@ mod pause;
 mod races;
 mod recorder;
 mod retention;
+mod retention_spoiled;
 mod sandboxes;
 mod sign_in;
 mod sign_up;

@@ -19,11 +19,11 @@ use omnirun_runner::{Source, rebuild};
 
 use crate::support::*;
 
-const HOUR: u64 = 3_600_000;
-const DAY: u64 = 24 * HOUR;
+pub const HOUR: u64 = 3_600_000;
+pub const DAY: u64 = 24 * HOUR;
 
 /// A sandbox that ran for an hour, read twice, from now on; its id, its sealed metadata and the moment of its end.
-async fn lived(world: &World, process: &Process, account: AccountId) -> (SandboxId, Sealed, Timestamp) {
+pub async fn lived(world: &World, process: &Process, account: AccountId) -> (SandboxId, Sealed, Timestamp) {
     let request = Command::RequestSandbox { account, wish: sandbox_wish() };
     let reply = process.send(world.envelope(request)).await.expect("room");
     let Outcome::SandboxRequested { sandbox, .. } = reply.outcome else { panic!("not admitted") };
@@ -66,7 +66,7 @@ async fn free_text(
 }
 
 /// Records in a log that are about a sandbox or its meters, and those of the account's requests.
-async fn left(world: &World, account: AccountId, sandbox: SandboxId) -> (usize, usize) {
+pub async fn left(world: &World, account: AccountId, sandbox: SandboxId) -> (usize, usize) {
     let (mut its, mut requests) = (0, 0);
     for log in Log::kept() {
         for stored in read_to_end(&world.log, log, Filter::all(), Sequence::NONE).await.expect("memory") {
@@ -81,14 +81,14 @@ async fn left(world: &World, account: AccountId, sandbox: SandboxId) -> (usize, 
 }
 
 /// Everybody who starts now believes the log, and sees what those see who were there.
-async fn agreed(world: &World, process: &Process) {
+pub async fn agreed(world: &World, process: &Process) {
     let live = process.view(world, |directory| directory.digest()).await;
     let (all, root) = (BTreeMap::new(), world.root.public());
     let rebuilt = rebuild::<Directory>(&world.log, &root, Source::Events, &all, Depth::Signatures);
     assert_eq!(rebuilt.await.expect("the log is whole").state.digest(), live);
 }
 
-fn at(world: &World, moment: Timestamp) {
+pub fn at(world: &World, moment: Timestamp) {
     world.now.store(moment.0, std::sync::atomic::Ordering::SeqCst);
 }
 
