@@ -58,13 +58,13 @@ struct Known {
     head: Head,
     /// The host that claimed it, when it is a sandbox's.
     owner: Option<HostId>,
-    /// Whether that host was given up with the sandbox: it has no word on it any more.
-    is_lost: bool,
+    /// Whether no host has a word on it any more: it never ran, or its host was given up with it.
+    is_over: bool,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { head: Head::EMPTY, owner: None, is_lost: false }
+        Self { head: Head::EMPTY, owner: None, is_over: false }
     }
 }
 
@@ -75,7 +75,7 @@ pub struct VerifierState {
     pub heads: Vec<(Subject, Head)>,
     /// Which host claimed which sandbox.
     pub owners: Vec<(Subject, HostId)>,
-    /// The sandboxes whose hosts were given up.
+    /// The sandboxes that no host has a word on any more.
     #[serde(default)]
     pub lost: Vec<Subject>,
     /// The key ring.
@@ -111,7 +111,7 @@ impl Verifier {
         let mut owners: Vec<_> =
             known().filter_map(|(subject, known)| Some((subject.clone(), known.owner?))).collect();
         owners.sort();
-        let lost = known().filter(|(_, known)| known.is_lost).map(|(subject, _)| subject.clone());
+        let lost = known().filter(|(_, known)| known.is_over).map(|(subject, _)| subject.clone());
         let mut lost: Vec<_> = lost.collect();
         lost.sort();
         VerifierState { heads, owners, lost, ring: self.ring.state(), erased: self.erased.clone() }
@@ -127,7 +127,7 @@ impl Verifier {
             subjects.entry(subject).or_default().owner = Some(host);
         }
         for subject in state.lost {
-            subjects.entry(subject).or_default().is_lost = true;
+            subjects.entry(subject).or_default().is_over = true;
         }
         let ring = KeyRing::from_state(state.ring)?;
         Ok(Self { ring, subjects, erased: state.erased, forgotten: Vec::new() })
@@ -138,8 +138,8 @@ impl Verifier {
         self.subjects.get(&sandbox)?.owner
     }
 
-    fn is_lost(&self, sandbox: SubjectKind) -> bool {
-        self.subjects.get(&sandbox).is_some_and(|known| known.is_lost)
+    fn is_over(&self, sandbox: SubjectKind) -> bool {
+        self.subjects.get(&sandbox).is_some_and(|known| known.is_over)
     }
 
     /// Every subject that has records, as far as this verifier has read.
@@ -193,7 +193,8 @@ impl Verifier {
             Log::Keys => true,
             _ => subject.kind().account().is_some() && self.erased.starts_after(before, previous),
         };
-        if known.is_none() && starts_here {
+        // Rubbish, or its owner alone, may be known of a subject before its chain starts.
+        if last.version == 0 && starts_here {
             last = Head { version: before, hash: previous, ..Head::EMPTY };
         }
         if record.header.version != last.version.saturating_add(1) {

@@ -22,8 +22,6 @@ pub struct Host {
     pub offer: HostJoined,
     /// Whether it has left in order since.
     pub has_left: bool,
-    /// Who has given it up since, if somebody has.
-    pub lost: Option<LostBy>,
     /// Everything it will ever say about sandboxes that were final at this position of EVENTS is on the log.
     pub caught_up: Sequence,
 }
@@ -42,6 +40,8 @@ pub enum LostBy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hosts {
     hosts: BTreeMap<HostId, Host>,
+    /// Who was given up. Among them may be some that never joined: whoever has a key can claim.
+    lost: BTreeMap<HostId, LostBy>,
 }
 
 impl Hosts {
@@ -50,12 +50,15 @@ impl Hosts {
         self.hosts.get(&host)
     }
 
+    /// Who has given the host up since it last joined, if somebody has.
+    pub fn lost(&self, host: HostId) -> Option<LostBy> {
+        self.lost.get(&host).copied()
+    }
+
     /// The hosts that have joined and neither left nor been given up.
     pub fn present(&self) -> impl Iterator<Item = (HostId, &Host)> {
-        self.hosts
-            .iter()
-            .filter(|(_, host)| !host.has_left && host.lost.is_none())
-            .map(|(id, host)| (*id, host))
+        let present = self.hosts.iter().filter(|(id, host)| !host.has_left && !self.lost.contains_key(id));
+        present.map(|(id, host)| (*id, host))
     }
 
     /// Whether a present host can start this template.
@@ -67,10 +70,15 @@ impl Hosts {
         let SubjectKind::Host(id) = fact.kind else { return };
         match fact.event {
             Event::HostJoined(joined) => {
-                let caught_up = self.hosts.get(&id).map_or(Sequence::NONE, |host| host.caught_up);
+                let before = self.hosts.get(&id);
+                // The certificate is new with each start.
+                let is_start = before.is_none_or(|known| known.offer.certificate != joined.certificate);
+                if is_start || self.lost(id) == Some(LostBy::Lease) {
+                    self.lost.remove(&id);
+                }
+                let caught_up = before.map_or(Sequence::NONE, |host| host.caught_up);
                 let offer = joined.clone();
-                let host = Host { joined_at: fact.at, offer, has_left: false, lost: None, caught_up };
-                self.hosts.insert(id, host);
+                self.hosts.insert(id, Host { joined_at: fact.at, offer, has_left: false, caught_up });
             }
             Event::HostCaughtUp(caught_up) => {
                 if let Some(host) = self.hosts.get_mut(&id) {
@@ -84,10 +92,10 @@ impl Hosts {
                 }
             }
             Event::HostLost(_) => {
-                if let Some(host) = self.hosts.get_mut(&id) {
-                    let by = if fact.actor == Actor::Operator { LostBy::Operator } else { LostBy::Lease };
-                    // What an operator has decided stays so.
-                    host.lost = host.lost.filter(|by| *by == LostBy::Operator).or(Some(by));
+                let by = if fact.actor == Actor::Operator { LostBy::Operator } else { LostBy::Lease };
+                // What an operator has decided stays so.
+                if self.lost(id) != Some(LostBy::Operator) {
+                    self.lost.insert(id, by);
                 }
             }
             _ => {}

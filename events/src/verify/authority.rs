@@ -46,8 +46,9 @@ impl Verifier {
         let (is_own, owner) = match kind {
             SubjectKind::Host(subject) => (subject == host, Some(subject)),
             SubjectKind::Sandbox(..) => match self.owner(kind) {
-                Some(owner) => (owner == host && !self.is_lost(kind), Some(owner)),
-                None => (claims && record.header.version == 1, None),
+                Some(owner) => (owner == host && !self.is_over(kind), Some(owner)),
+                // Whatever is ignored there may have come first.
+                None => (claims && !self.is_over(kind), None),
             },
             SubjectKind::Usage(_, account, sandbox) => {
                 let owner = self.owner(SubjectKind::Sandbox(account, sandbox));
@@ -84,8 +85,9 @@ impl Verifier {
                             known.owner.get_or_insert(claimed.host);
                         }
                         Event::SandboxStopped(stopped) => {
-                            known.is_lost |= stopped.reason == StopReason::HostLost;
+                            known.is_over |= stopped.reason == StopReason::HostLost;
                         }
+                        Event::SandboxFailed(_) => known.is_over = true,
                         _ => {}
                     }
                 }

@@ -69,6 +69,20 @@ fn rubbish_before_the_first_record_of_a_subject_is_passed_as_well() {
 }
 
 #[test]
+fn a_sandbox_is_claimed_after_whatever_was_ignored_on_its_subject_and_not_after_its_end() {
+    let mut log = Written::enrolled();
+    let (worker, other) = (signer(Role::Worker, 0), signer(Role::Worker, 1));
+    let foreign = log.put(&other, sandbox_subject(), vec![event("sandbox.stopped")]);
+    assert!(matches!(foreign, Ok(Verdict::Ignored(..))), "{foreign:?}");
+    let mut ended = log.clone();
+    let claim = log.put(&worker, sandbox_subject(), vec![event("sandbox.claimed")]);
+    assert!(matches!(claim, Ok(Verdict::Believed(_))), "{claim:?}");
+    ended.put(&signer(Role::Commands, 0), sandbox_subject(), vec![event("sandbox.failed")]).expect("honest");
+    let claim = ended.put(&worker, sandbox_subject(), vec![event("sandbox.claimed")]);
+    assert!(matches!(claim, Ok(Verdict::Ignored(..))), "{claim:?}");
+}
+
+#[test]
 fn what_the_system_alone_writes_is_never_passed() {
     let mut log = Written::enrolled();
     let kinds = [

@@ -48,8 +48,8 @@ impl Announcement {
         self.joined(&context).await;
         loop {
             let joined_at = until(&context, |directory| {
-                let known = directory.hosts.get(host)?;
-                (known.lost == Some(LostBy::Lease)).then_some(known.joined_at)
+                let is_over = directory.hosts.lost(host) == Some(LostBy::Lease);
+                directory.hosts.get(host).filter(|_| is_over).map(|known| known.joined_at)
             })
             .await;
             tracing::warn!("this host was silent for so long that it was given up; it joins again");
@@ -57,7 +57,7 @@ impl Announcement {
             if let Err(error) = self.say(&context, CommitId::derive(&seed, "worker/joined-again")).await {
                 tracing::error!(error = &error as &dyn std::error::Error, "the host could not join again");
             }
-            until(&context, |directory| directory.hosts.get(host)?.lost.is_none().then_some(())).await;
+            until(&context, |directory| directory.hosts.lost(host).is_none().then_some(())).await;
         }
     }
 

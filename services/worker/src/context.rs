@@ -109,9 +109,7 @@ impl Shared {
 
     /// Whether it may take requests: the log has it as a host that has joined and was not given up.
     pub fn is_present(&self) -> bool {
-        self.directory.view(|directory, _| {
-            directory.hosts.get(self.host).is_some_and(|known| !known.has_left && known.lost.is_none())
-        })
+        self.directory.view(|directory, _| directory.hosts.present().any(|(host, _)| host == self.host))
     }
 
     /// Whether a sandbox's end is on the log or on its way there.

@@ -57,11 +57,13 @@ impl CommandService {
             events: vec![lost.into()],
         };
         let decide = |directory: &Directory| {
-            let known = directory.hosts.get(host);
-            let known = known.ok_or_else(|| Rejection::new(Code::NotFound, "There is no such host."))?;
+            // Whoever has a key can claim and never join.
+            if directory.hosts.get(host).is_none() && directory.sandboxes.on(host).next().is_none() {
+                return Err(Rejection::new(Code::NotFound, "There is no such host."));
+            }
             let outcome = Outcome::HostLost { ended: 0 };
             // An operator may give up for good what was only silent.
-            let is_said = match known.lost {
+            let is_said = match directory.hosts.lost(host) {
                 Some(LostBy::Operator) => true,
                 Some(LostBy::Lease) => actor != Actor::Operator,
                 None => false,
@@ -82,8 +84,7 @@ impl CommandService {
     pub async fn end_lost(&self) -> Result<u32, Failure> {
         let lost: Vec<(SandboxId, Sandbox)> = self.writer.directory.view(|directory, _| {
             let of_lost = |(_, sandbox): &(SandboxId, &Sandbox)| {
-                let host = sandbox.host.and_then(|host| directory.hosts.get(host));
-                host.is_some_and(|host| host.lost.is_some())
+                sandbox.host.is_some_and(|host| directory.hosts.lost(host).is_some())
             };
             let live = directory.sandboxes.live().filter(of_lost);
             live.map(|(id, sandbox)| (id, sandbox.clone())).collect()

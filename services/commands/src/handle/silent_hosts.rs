@@ -6,7 +6,8 @@ use omnirun_events::envelope::{Actor, Role};
 use omnirun_events::host::HostLost;
 use omnirun_events::id::{CommitId, HostId};
 use omnirun_events::subject::{Slot, SubjectKind};
-use omnirun_events::unit::Millis;
+use omnirun_events::unit::{Millis, Timestamp};
+use omnirun_projections::Directory;
 
 use crate::failure::Failure;
 use crate::leases::{Leases, Word};
@@ -19,14 +20,11 @@ impl CommandService {
         let words = self.words().await.inspect_err(|_| leases.could_not_look())?;
         let silent = leases.look(now, words);
         for host in &silent {
-            let Some(known) = self.writer.directory.view(|directory, _| directory.hosts.get(*host).cloned())
-            else {
-                continue;
-            };
+            let joined_at = self.writer.directory.view(|directory, _| joined_at(directory, *host));
             tracing::error!(host = %host, "a host has said nothing for a whole lease and is given up with its sandboxes");
             metrics::counter!("omnirun_hosts_given_up_total").increment(1);
             // Each time that it has joined it can be given up once.
-            let cause = [host.as_bytes().as_slice(), &known.joined_at.0.to_be_bytes()].concat();
+            let cause = [host.as_bytes().as_slice(), &joined_at.0.to_be_bytes()].concat();
             let (operator, reason) = ("the commands service".to_owned(), "its lease is over".to_owned());
             let (commit, actor) = (CommitId::derive(&cause, "lease"), Actor::System(Role::Commands));
             self.give_up(*host, commit, actor, HostLost { operator, reason }).await?;
@@ -42,8 +40,8 @@ impl CommandService {
         let claimed: Vec<_> = self.writer.directory.view(|directory, _| {
             let live = directory.sandboxes.live();
             let claimed = live.filter_map(|(id, sandbox)| {
-                let known = directory.hosts.get(sandbox.host?).filter(|known| known.lost.is_none())?;
-                Some((sandbox.host?, known.joined_at, sandbox.account, id))
+                let host = sandbox.host.filter(|host| directory.hosts.lost(*host).is_none())?;
+                Some((host, joined_at(directory, host), sandbox.account, id))
             });
             claimed.collect()
         });
@@ -59,4 +57,9 @@ impl CommandService {
         }
         Ok(words)
     }
+}
+
+/// When the host last joined; the beginning of time for one that never has.
+fn joined_at(directory: &Directory, host: HostId) -> Timestamp {
+    directory.hosts.get(host).map(|known| known.joined_at).unwrap_or_default()
 }

@@ -10,10 +10,11 @@ use omnirun_commands::leases::Leases;
 use omnirun_commands_api::{Code, Command, Envelope, Outcome};
 use omnirun_events::envelope::Actor;
 use omnirun_events::host::LEASE;
-use omnirun_events::keys::Digest;
+use omnirun_events::keys::{Digest, KeyEnrolled};
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::log::{Cursor, ReadError};
 use omnirun_events::sandbox::*;
+use omnirun_events::signing::Signer;
 use omnirun_events::subject::Slot;
 use omnirun_events::unit::MebibyteSeconds;
 use omnirun_events::usage::{Meter, UsageMetered};
@@ -108,6 +109,29 @@ async fn a_copy_of_another_sandboxs_reading_is_no_reading_of_this_one() {
 }
 
 #[tokio::test]
+async fn a_host_that_claimed_and_never_joined_is_given_up_like_any_other() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let (stranger, host) = (Signer::from_seed(&[77; 32], Role::Worker), HostId::from_bytes([78; 16]));
+    let (key, public) = (stranger.id(), stranger.public());
+    let enrolled = KeyEnrolled { key, public, role: Role::Worker, host: Some(host) };
+    world.append(&world.root, Actor::Operator, SubjectKind::KeyRing, enrolled).await;
+    let request = Command::RequestSandbox { account, wish: sandbox_wish() };
+    let reply = process.send(world.envelope(request)).await.expect("room");
+    let Outcome::SandboxRequested { sandbox, .. } = reply.outcome else { panic!("not admitted") };
+    let subject = SubjectKind::Sandbox(account, sandbox);
+    world.append(&stranger, Actor::Host(host), subject, SandboxClaimed { host }).await;
+    let mut leases = Leases::of(LEASE);
+    minute(&world, &process, &mut leases).await.expect("it looks");
+    for _ in 0..LEASE.0 / MINUTE.0 - 1 {
+        assert_eq!(minute(&world, &process, &mut leases).await, Ok(0));
+    }
+    assert_eq!(minute(&world, &process, &mut leases).await, Ok(1));
+    assert_eq!(process.service.end_lost().await, Ok(1));
+}
+
+#[tokio::test]
 async fn what_was_broken_off_goes_on_in_the_next_look() {
     let world = World::new().await;
     let process = world.process().await;
@@ -199,14 +223,14 @@ async fn a_host_that_says_nothing_for_a_lease_is_given_up_and_its_sandboxes_end_
             let one = directory.sandboxes.get(sandbox).expect("known");
             assert_eq!(one.state, State::Stopped(StopReason::HostLost));
             assert_eq!((one.meter, one.ended_at), (Some(last), Some(metered_at)));
-            assert_eq!(directory.hosts.get(HOST).and_then(|known| known.lost), Some(LostBy::Lease));
+            assert_eq!(directory.hosts.lost(HOST), Some(LostBy::Lease));
         })
         .await;
     let head = world.log.head(Log::Events).await.expect("memory");
     assert_eq!(minute(&world, &process, &mut leases).await, Ok(0), "it has nothing to lose any more");
     assert_eq!(world.log.head(Log::Events).await.expect("memory"), head);
     process.send(lose(&world, HOST)).await.expect("an operator may give it up for good");
-    let lost = process.view(&world, |directory| directory.hosts.get(HOST).and_then(|known| known.lost)).await;
+    let lost = process.view(&world, |directory| directory.hosts.lost(HOST)).await;
     assert_eq!(lost, Some(LostBy::Operator));
 }
 

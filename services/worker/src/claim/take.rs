@@ -6,7 +6,9 @@ use omnirun_events::codec::{self, DecodeError, EncodeError};
 use omnirun_events::envelope::Head;
 use omnirun_events::event::Event;
 use omnirun_events::id::AccountId;
-use omnirun_events::log::{AppendError, Batch, ConsumerName, Delivery, Entry, ReadError, Receipt, Stored};
+use omnirun_events::log::{
+    AppendError, Batch, ConsumerName, Delivery, Entry, ReadError, Receipt, Sequence, Stored,
+};
 use omnirun_events::sandbox::{SandboxClaimed, SandboxRequested};
 use omnirun_events::subject::{Filter, Log, SubjectKind};
 use omnirun_events::unit::Millis;
@@ -27,6 +29,9 @@ const LATER: Duration = Duration::from_millis(250);
 
 /// How long the directory may take to reach a delivered record.
 const DIRECTORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Times that a claim is made: on a request's subject anybody with a worker's access can file something first.
+const TRIES: usize = 3;
 
 /// Time before the queue is joined again, or an undecided request is given back.
 const RETRY: Duration = Duration::from_millis(500);
@@ -139,20 +144,31 @@ async fn claim(
     let commit = commits::claimed(context.host, sandbox);
     let mut draft = context.about(account, sandbox, commit, SandboxClaimed { host: context.host });
     draft.cause = Some(*cause);
-    let signed = context.signer.sign(&draft, &Head::EMPTY).map_err(ClaimError::Encode)?;
-    let entry =
-        Entry { subject: draft.subject, expected: Head::EMPTY.sequence, commit, record: signed.bytes };
-    match context.stores.append.append_all(Batch::one(entry)).await {
-        Ok(sequences) => {
-            metrics::counter!("omnirun_worker_claims_total", "outcome" => "won").increment(1);
-            let won = sequences.last().copied().unwrap_or_default();
-            context.directory.reached(won, DIRECTORY_PATIENCE).await.map_err(ClaimError::Directory)?;
-            Ok(Answer::Claim)
+    let mut head = Head::EMPTY;
+    for _ in 0..TRIES {
+        let signed = context.signer.sign(&draft, &head).map_err(ClaimError::Encode)?;
+        let (subject, expected) = (draft.subject.clone(), head.sequence);
+        let entry = Entry { subject, expected, commit, record: signed.bytes };
+        match context.stores.append.append_all(Batch::one(entry)).await {
+            Ok(sequences) => {
+                metrics::counter!("omnirun_worker_claims_total", "outcome" => "won").increment(1);
+                let won = sequences.last().copied().unwrap_or_default();
+                reach(context, won).await?;
+                return Ok(Answer::Claim);
+            }
+            Err(AppendError::Conflict { actual, .. }) => reach(context, actual).await?,
+            Err(error) => return Err(ClaimError::Append(error)),
         }
-        Err(AppendError::Conflict { .. }) => {
+        // Another host was first, or what is there is nobody's claim.
+        if context.sandbox(sandbox).is_none_or(|known| known.state != State::Requested) {
             metrics::counter!("omnirun_worker_claims_total", "outcome" => "lost").increment(1);
-            Ok(Answer::Drop)
+            return Ok(Answer::Drop);
         }
-        Err(error) => Err(ClaimError::Append(error)),
+        head = context.directory.view(|_, verifier| verifier.head(&draft.subject));
     }
+    Ok(Answer::Later)
+}
+
+async fn reach(context: &Context, position: Sequence) -> Result<(), ClaimError> {
+    context.directory.reached(position, DIRECTORY_PATIENCE).await.map_err(ClaimError::Directory)
 }

@@ -9,7 +9,7 @@ use omnirun_events::id::{CommitId, HostId};
 use omnirun_events::keyring::KeyRing;
 use omnirun_events::log::Stored;
 use omnirun_events::subject::Subject;
-use omnirun_events::verify::{Depth, Verdict, Verifier};
+use omnirun_events::verify::{Depth, Ignored, Verdict, Verifier};
 
 /// What a subject holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ impl History {
         let mut history = Self::EMPTY;
         for stored in records {
             match verifier.check(subject.log(), stored, Depth::Signatures) {
+                // Part of the chain, and whoever still has that key does not speak for this host.
+                Ok(Verdict::Ignored(_, Ignored::Retired)) => {}
                 Ok(Verdict::Believed(record) | Verdict::Ignored(record, _)) => {
                     if is_of(verifier.ring(), &record, host) {
                         history.commits.push(record.header.commit);

@@ -44,7 +44,7 @@ async fn a_host_whose_lease_was_over_joins_again_as_soon_as_it_hears_of_it() {
     let live = bed.live();
     let again = live.until(PATIENCE, |directory| {
         let known = directory.hosts.get(host(1))?;
-        (known.lost.is_none() && Some(known.joined_at) > joined_at).then_some(())
+        (directory.hosts.lost(host(1)).is_none() && Some(known.joined_at) > joined_at).then_some(())
     });
     again.await.expect("it joins again");
     bed.request(sandbox(51), "base", Seconds(300)).await;
@@ -63,7 +63,7 @@ async fn a_host_that_an_operator_gave_up_takes_no_request_until_its_next_start()
         bed.request(sandbox(number), "base", Seconds(300)).await;
         assert_eq!(bed.running(sandbox(number)).await.host, Some(host(2)));
     }
-    let lost = bed.live().view(|directory, _| directory.hosts.get(host(1)).and_then(|known| known.lost));
+    let lost = bed.live().view(|directory, _| directory.hosts.lost(host(1)));
     assert_eq!(lost, Some(LostBy::Operator));
     first.stop(Stop::Leave).await;
     second.stop(Stop::Drain).await;

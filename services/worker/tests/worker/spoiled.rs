@@ -83,6 +83,21 @@ async fn readings(bed: &Bed, kind: SubjectKind) -> Vec<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_claimed_whatever_others_filed_for_it_first() {
+    let bed = Bed::new().await;
+    let life = |number| SubjectKind::Sandbox(account(), sandbox(number));
+    let failed = SandboxFailed { reason: FailReason::BootFailed };
+    bed.spoil(life(50), b"rubbish").await;
+    bed.spoil(life(51), &signed(2, life(51), failed)).await;
+    let worker = bed.worker(1).await;
+    for number in [50, 51] {
+        bed.request(sandbox(number), "base", Seconds(300)).await;
+        bed.running(sandbox(number)).await;
+    }
+    worker.stop(Stop::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_is_believed_after_rubbish_and_copies_of_what_it_said() {
     let bed = Bed::new().await;
     let worker = bed.worker(1).await;
