@@ -9,11 +9,14 @@ use crate::unit::{Mebibytes, Millis, Vcpus};
 /// How long a host that can say nothing on the log keeps its sandboxes: after that it ends them itself.
 pub const CUT_OFF_AFTER: Millis = Millis(15 * 60 * 1000);
 
-/// A host that has sandboxes and says nothing for this long is given up. By then it has ended them, if it still could: an end takes a minute at
-/// most, and the clocks of two machines are not needed for it.
-pub const LEASE: Millis = Millis(20 * 60 * 1000);
+/// How long a guest lives on while no worker of its host is there.
+pub const UNATTENDED_AFTER: Millis = Millis(10 * 60 * 1000);
 
-const _: () = assert!(CUT_OFF_AFTER.0 + 2 * 60 * 1000 < LEASE.0);
+/// A host that has sandboxes and says nothing for this long is given up. By then they have ended, though its worker may have died at the last moment
+/// of being cut off. An end takes a minute at most, and the clocks of two machines are not needed for it.
+pub const LEASE: Millis = Millis(30 * 60 * 1000);
+
+const _: () = assert!(CUT_OFF_AFTER.0 + UNATTENDED_AFTER.0 + 2 * 60 * 1000 < LEASE.0);
 
 /// A template that a host can start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

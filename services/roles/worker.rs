@@ -37,7 +37,7 @@ pub struct Options {
     metrics: MetricsOptions,
 }
 
-/// Runs until it is asked to stop or a part of it ends. Sandboxes live on; the next start takes them over.
+/// Runs until it is asked to stop or a part of it ends. Sandboxes live on for ten minutes; the next start takes them over.
 pub async fn run(options: Options) -> Result<()> {
     let data = options.data.path()?;
     let keys = identity::load_worker(&data)?;

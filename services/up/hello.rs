@@ -31,6 +31,6 @@ pub fn say(address: SocketAddr, data: &Path, mail: Seen) {
     let program = std::env::args_os().next().unwrap_or_else(|| "omnirun".into());
     println!("What happens: {} ops --data {} tail --follow", program.display(), data.display());
     println!(
-        "Ctrl-C stops it; sandboxes live on until their time is over, and are taken over at the next start."
+        "Ctrl-C stops it; sandboxes live on for ten minutes, and are taken over by a start until then."
     );
 }

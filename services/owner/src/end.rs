@@ -99,6 +99,7 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
         },
         Some(ending) = endings.recv() => return ending,
         () = out_of_reach(owner) => return by_itself(EndReason::HostStopped),
+        () = unattended(owner) => return by_itself(EndReason::HostCutOff),
         _ = terminate.recv() => return by_itself(EndReason::HostStopped),
     };
     tokio::select! {
@@ -107,6 +108,7 @@ async fn wait(owner: &Arc<Owner>) -> Ending {
         reason = guest_ended(owner) => by_itself(reason),
         () = time_is_up(owner.end.subscribe()) => by_itself(EndReason::EndTime),
         () = out_of_reach(owner) => by_itself(EndReason::HostStopped),
+        () = unattended(owner) => by_itself(EndReason::HostCutOff),
         () = agent_lost(owner, hung_up) => by_itself(EndReason::AgentLost),
         _ = terminate.recv() => by_itself(EndReason::HostStopped),
     }
@@ -154,6 +156,19 @@ async fn out_of_reach(owner: &Owner) {
         }
         // The keeper looks, and asks for the end as a host that stops does.
         Outside::Keeper(_) => std::future::pending().await,
+    }
+}
+
+/// Waits until no worker has been connected for as long as one may be away. Nobody meters the guest then, and its place is given away.
+async fn unattended(owner: &Owner) {
+    let limit = Duration::from_millis(owner.spec.unattended_limit.0);
+    let mut sessions = owner.sessions.subscribe();
+    loop {
+        // The owner holds the sender.
+        let _ = sessions.wait_for(|count| *count == 0).await;
+        if tokio::time::timeout(limit, sessions.wait_for(|count| *count > 0)).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Owner {
     pub told: watch::Sender<bool>,
     /// Whether a guest runs, or has run.
     pub runs: watch::Sender<bool>,
+    /// Connections to the socket: the worker's, while there is one.
+    pub sessions: watch::Sender<usize>,
     pub end: watch::Sender<Option<UnixMillis>>,
     pub ending: tokio::sync::mpsc::Sender<Ending>,
     pub endings: AsyncMutex<tokio::sync::mpsc::Receiver<Ending>>,
@@ -153,6 +155,7 @@ impl Owner {
             starting: Arc::new(Semaphore::new(1)),
             told: watch::Sender::new(false),
             runs: watch::Sender::new(false),
+            sessions: watch::Sender::new(0),
             end: watch::Sender::new(None),
             ending,
             endings: AsyncMutex::new(endings),

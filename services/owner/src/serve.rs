@@ -59,6 +59,8 @@ pub async fn serve(owner: Arc<Owner>, listener: UnixListener) {
 }
 
 async fn session(owner: Arc<Owner>, stream: UnixStream) {
+    let counted = owner.clone();
+    counted.sessions.send_modify(|count| *count += 1);
     let service = service_fn(move |request| {
         let owner = owner.clone();
         async move { Ok::<_, Infallible>(answer(&owner, request).await) }
@@ -70,8 +72,9 @@ async fn session(owner: Arc<Owner>, stream: UnixStream) {
         .initial_connection_window_size(SESSION_WINDOW)
         .max_send_buf_size(STREAM_WINDOW as usize)
         .serve_connection(TokioIo::new(stream), service);
-    // However the worker goes away, the guest stays.
+    // However the worker goes away, the guest stays: for as long as a worker may be away.
     let _ = served.await;
+    counted.sessions.send_modify(|count| *count -= 1);
 }
 
 async fn answer(owner: &Owner, request: Request<Incoming>) -> Response<Body> {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use omnirun_events::host::UNATTENDED_AFTER;
 use omnirun_events::id::SandboxId;
 use omnirun_events::unit::{Shape, Timestamp};
 use omnirun_vmm_api::owner::{Final, OwnerSpec, StartFrom, StartWhen, boot_limit_default};
@@ -174,6 +175,7 @@ impl Guests {
             purpose,
             network: None,
             boot_limit: boot_limit_default(),
+            unattended_limit: omnirun_vmm_api::Millis(UNATTENDED_AFTER.0),
         };
         if let Role::Sandbox(sandbox) = role {
             places.bind(sandbox, vm).map_err(SpawnError::Lock)?;

@@ -85,7 +85,7 @@ pub enum StartError {
 /// What becomes of the sandboxes when a worker stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// They live on under their owner processes; the next worker of this host takes them over.
+    /// They live on under their owner processes for [`omnirun_events::host::UNATTENDED_AFTER`]; the next worker of this host takes them over.
     Leave,
     /// They end, their ends are reported, and the host says that it has left.
     Drain,

@@ -17,7 +17,10 @@ use hyper::{Request, StatusCode, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
     MemoryBacking, MemoryMib, Millis, MonitorChoice, Purpose, Vcpus,
-    owner::{Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status},
+    owner::{
+        Claimed, FINAL, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status,
+        unattended_limit_default,
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -69,6 +72,7 @@ pub fn spec(name: &str) -> OwnerSpec {
         purpose: Purpose::Sandbox,
         network: None,
         boot_limit: Millis(90_000),
+        unattended_limit: unattended_limit_default(),
     }
 }
 

@@ -213,7 +213,7 @@ async fn a_host_that_says_nothing_for_a_lease_is_given_up_and_its_sandboxes_end_
         assert_eq!(minute(&world, &process, &mut leases).await, Ok(0), "it was heard");
     }
     let (last, metered_at) = (meter(&world, account, sandbox, 31).await, world.time());
-    for _ in 0..20 {
+    for _ in 0..LEASE.0 / MINUTE.0 {
         assert_eq!(minute(&world, &process, &mut leases).await, Ok(0), "its lease runs");
     }
     assert_eq!(minute(&world, &process, &mut leases).await, Ok(1));
@@ -241,7 +241,7 @@ async fn two_services_give_up_a_host_once() {
     let account = world.sign_in(&one, "a@example.org").await;
     claimed(&world, &one, account).await;
     let (mut first, mut second) = (Leases::of(LEASE), Leases::of(LEASE));
-    for _ in 0..=20 {
+    for _ in 0..=LEASE.0 / MINUTE.0 {
         minute(&world, &one, &mut first).await.expect("it looks");
         let now = world.time().since(START);
         two.service.give_up_silent(&mut second, now).await.expect("it looks");
@@ -260,13 +260,13 @@ async fn a_service_that_could_not_see_the_log_gives_every_host_a_whole_lease() {
     let account = world.sign_in(&process, "a@example.org").await;
     claimed(&world, &process, account).await;
     let mut leases = Leases::of(LEASE);
-    for _ in 0..20 {
+    for _ in 0..LEASE.0 / MINUTE.0 {
         assert_eq!(minute(&world, &process, &mut leases).await, Ok(0));
     }
     is_away.store(true, Ordering::SeqCst);
     assert!(minute(&world, &process, &mut leases).await.is_err());
     is_away.store(false, Ordering::SeqCst);
-    for _ in 0..20 {
+    for _ in 0..LEASE.0 / MINUTE.0 {
         assert_eq!(minute(&world, &process, &mut leases).await, Ok(0));
     }
     assert_eq!(minute(&world, &process, &mut leases).await, Ok(1));

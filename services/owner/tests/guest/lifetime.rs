@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use omnirun_vmm_api::Millis;
 use omnirun_vmm_api::owner::{EndReason, Final, Stage, StartWhen};
 use serde_json::{Value, json};
 
@@ -40,6 +41,21 @@ async fn the_owner_ends_its_guest_in_time_with_nobody_connected() {
     assert_eq!(left.reason, EndReason::EndTime);
     assert!((end..end + 5_000).contains(&left.ended_at_ms.0), "{} and {end}", left.ended_at_ms.0);
     assert!(!is_alive(monitor));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_worker_stays_away_for_too_long_ends_and_leaves_its_numbers() {
+    let mut owner = start(|spec| spec.unattended_limit = Millis(3_000)).await;
+    owner.claim("sandbox-1", json!(now_ms() + 60_000)).await;
+    // Connected, it lives on for longer than that.
+    let since = std::time::Instant::now();
+    while since.elapsed() < Duration::from_secs(4) {
+        assert_eq!(owner.status().await.stage, Stage::Claimed);
+    }
+    owner.disconnect();
+    let left = owner.left().await;
+    assert_eq!(left.reason, EndReason::HostCutOff);
+    assert!(left.usage.wall_ms.0 >= 7_000, "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

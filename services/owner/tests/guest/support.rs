@@ -13,10 +13,14 @@ use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::{
     MemoryBacking, MemoryMib, MonitorChoice, Purpose, Vcpus,
-    owner::{Claimed, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status, boot_limit_default},
+    owner::{
+        Claimed, Final, OwnerSpec, SOCKET, Stage, StartFrom, StartWhen, Status, boot_limit_default,
+        unattended_limit_default,
+    },
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::task::AbortHandle;
 
 /// How long anything may take before a test gives up; boots on a busy machine are slow.
 pub const LIMIT: Duration = Duration::from_secs(90);
@@ -38,6 +42,7 @@ pub struct Owner {
     pub process: Child,
     pub state: PathBuf,
     requests: http2::SendRequest<Full<Bytes>>,
+    connection: AbortHandle,
     _home: tempfile::TempDir,
 }
 
@@ -66,6 +71,7 @@ pub fn spec(state: &Path, template: &str) -> OwnerSpec {
         purpose: Purpose::Sandbox,
         network: None,
         boot_limit: boot_limit_default(),
+        unattended_limit: unattended_limit_default(),
     }
 }
 
@@ -88,18 +94,17 @@ pub async fn begin(change: impl FnOnce(&mut OwnerSpec)) -> Owner {
         .expect("the owner's program was built with the tests");
     let text = serde_json::to_vec(&spec).expect("a spec is JSON");
     process.stdin.take().expect("it is a pipe").write_all(&text).expect("the owner reads it");
-    let requests = connect(&state.join(SOCKET), &mut process).await;
-    Owner { process, state, requests, _home: home }
+    let (requests, connection) = connect(&state.join(SOCKET), &mut process).await;
+    Owner { process, state, requests, connection, _home: home }
 }
 
-async fn connect(socket: &Path, process: &mut Child) -> http2::SendRequest<Full<Bytes>> {
+async fn connect(socket: &Path, process: &mut Child) -> (http2::SendRequest<Full<Bytes>>, AbortHandle) {
     let since = Instant::now();
     loop {
         if let Ok(stream) = tokio::net::UnixStream::connect(socket).await {
             let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
             let (requests, connection) = shaken.expect("the owner speaks HTTP/2");
-            tokio::spawn(connection);
-            return requests;
+            return (requests, tokio::spawn(connection).abort_handle());
         }
         let ended = process.try_wait().expect("it is our child");
         assert!(ended.is_none() && since.elapsed() < LIMIT, "the owner does not listen: {ended:?}");
@@ -108,6 +113,11 @@ async fn connect(socket: &Path, process: &mut Child) -> http2::SendRequest<Full<
 }
 
 impl Owner {
+    /// Goes away as a worker that is killed.
+    pub fn disconnect(&self) {
+        self.connection.abort();
+    }
+
     /// Starts one and claims its guest.
     pub async fn claimed() -> Self {
         let mut owner = start(|_| ()).await;

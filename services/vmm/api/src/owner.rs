@@ -98,6 +98,14 @@ pub struct OwnerSpec {
     /// How long the agent's first answer may take, for each of two tries. Default [`boot_limit_default`].
     #[serde(default = "boot_limit_default")]
     pub boot_limit: Millis,
+    /// How long the guest lives on while no worker is connected. Default [`unattended_limit_default`].
+    #[serde(default = "unattended_limit_default")]
+    pub unattended_limit: Millis,
+}
+
+/// Ten minutes: a worker that is started again is there in seconds.
+pub fn unattended_limit_default() -> Millis {
+    Millis(10 * 60 * 1000)
 }
 
 /// 30 s: fifteen times a boot on an idle two-core machine under TCG; a busy machine needs some of it.
@@ -242,7 +250,7 @@ pub enum EndReason {
     MonitorFailed,
     /// The host's interface that its network device led to was removed.
     NetworkLost,
-    /// The host was cut off from the log for too long.
+    /// The host was cut off from the log for too long, or no worker was connected for as long as one may be away.
     HostCutOff,
 }
 

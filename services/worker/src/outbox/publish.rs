@@ -208,10 +208,15 @@ impl Publisher {
     /// Keeps what is known of a meter, for as long as there will be more to say.
     fn note(&self, draft: &Draft, history: History) {
         let SubjectKind::Usage(_, _, sandbox) = draft.subject.kind() else { return };
-        match self.outbox.holds(commits::ended(sandbox)) || self.has_ended(sandbox) {
-            true => self.meters().remove(&draft.subject),
-            false => self.meters().insert(draft.subject.clone(), history),
+        let mut meters = self.meters();
+        meters.insert(draft.subject.clone(), history);
+        let is_wanted = |other: &Subject| match other.kind() {
+            // The week before's says nothing more.
+            SubjectKind::Usage(_, _, of) if of == sandbox && *other != draft.subject => false,
+            SubjectKind::Usage(_, _, of) => !self.outbox.holds(commits::ended(of)) && !self.has_ended(of),
+            _ => false,
         };
+        meters.retain(|other, _| is_wanted(other));
     }
 
     fn meters(&self) -> MutexGuard<'_, HashMap<Subject, History>> {
