@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use omnirun_events::keys::Digest;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::SendTimeoutError};
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipWriter};
 
@@ -24,16 +25,18 @@ pub(crate) struct Archive {
     zip: ZipWriter<StreamWriter<Buffer>>,
     buffer: Buffer,
     pieces: Pieces,
+    /// How long a piece may wait for room.
+    within: Duration,
     /// The file that is being written.
     file: Option<(String, Sha256, u64)>,
     files: Vec<ListedFile>,
 }
 
 impl Archive {
-    pub(crate) fn new(pieces: Pieces) -> Self {
+    pub(crate) fn new(pieces: Pieces, within: Duration) -> Self {
         let buffer = Buffer::default();
         let zip = ZipWriter::new_stream(buffer.clone());
-        Self { zip, buffer, pieces, file: None, files: Vec::new() }
+        Self { zip, buffer, pieces, within, file: None, files: Vec::new() }
     }
 
     /// Ends the file before and begins the next one.
@@ -45,7 +48,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Writes to the file that was begun last, and sends what has come together. Waits while the receiver is slow.
+    /// Writes to the file that was begun last, and sends what has come together. Waits a while for a slow receiver.
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
         if let Some((_, digest, length)) = &mut self.file {
             digest.update(bytes);
@@ -86,7 +89,10 @@ impl Archive {
 
     async fn send(&mut self) -> Result<(), ExportError> {
         let piece = self.buffer.take();
-        self.pieces.send(Ok(piece)).await.map_err(|_| ExportError::NobodyReads)
+        self.pieces.send_timeout(Ok(piece), self.within).await.map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => ExportError::Stalled,
+            SendTimeoutError::Closed(_) => ExportError::NobodyReads,
+        })
     }
 }
 

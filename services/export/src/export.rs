@@ -1,6 +1,7 @@
 //! Making an export: what goes into the archive, in which order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use omnirun_commands_api::command::{Command, Envelope, FIELDS_MAX, Personal, SealedField};
@@ -59,6 +60,12 @@ pub enum ExportError {
     /// Whoever asked is gone.
     #[error("nobody takes the export")]
     NobodyReads,
+    /// Whoever asked takes too slowly.
+    #[error("no piece of the export was taken for too long")]
+    Stalled,
+    /// Whoever asked may not have it any more.
+    #[error("who asked for the export may not have it any more")]
+    Ended,
     /// The pinned root key is no acceptable key.
     #[error("the root key is weak")]
     Root(#[from] omnirun_events::signing::WeakKey),
@@ -77,16 +84,31 @@ pub struct Exporter {
     pub clock: Clock,
     /// Who wants it: the account's owner, or an operator.
     pub actor: Actor,
+    /// How long a piece may wait for room among those that nobody has taken yet.
+    pub taken_within: Duration,
 }
 
 impl Exporter {
-    /// Starts an export; its pieces in order, or why it broke off. Dropping the receiver ends it. Needs a tokio runtime.
-    pub fn begin(self, account: AccountId) -> mpsc::Receiver<Result<Bytes, ExportError>> {
-        let (pieces, receiver) = mpsc::channel(PIECES_WAITING);
+    /// Starts an export; its pieces in order, or why it broke off. Dropping the receiver ends it, and so does `ended`, which is dropped once the
+    /// export is over, whether or not anybody takes its pieces. Needs a tokio runtime.
+    pub fn begin(
+        self,
+        account: AccountId,
+        ended: impl Future<Output = ()> + Send + 'static,
+    ) -> mpsc::Receiver<Result<Bytes, ExportError>> {
+        // One place is kept for why it broke off, which so waits for nobody.
+        let (pieces, receiver) = mpsc::channel(PIECES_WAITING + 1);
+        let last = pieces.clone().try_reserve_owned().expect("nothing is in it yet");
         tokio::spawn(async move {
-            if let Err(error) = self.run(account, Archive::new(pieces.clone())).await {
-                // Nobody is left to hear it if the receiver is gone.
-                let _ = pieces.send(Err(error)).await;
+            let archive = Archive::new(pieces.clone(), self.taken_within);
+            let made = tokio::select! {
+                biased;
+                () = ended => Err(ExportError::Ended),
+                () = pieces.closed() => Err(ExportError::NobodyReads),
+                made = self.run(account, archive) => made,
+            };
+            if let Err(error) = made {
+                last.send(Err(error));
             }
         });
         receiver

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use omnirun_commands_api::command::{Command, Whose};
@@ -42,7 +43,8 @@ pub(crate) async fn export(export: Export, acted: OpsActed, out: &mut impl Write
     let written = async {
         // First, so that nothing is handed out that nobody wrote down.
         let account = record(&*commands, &clock, whose, acted).await?;
-        let exporter = Exporter { reader, commands, root, clock, actor: Actor::Operator };
+        let (actor, taken_within) = (Actor::Operator, Duration::MAX);
+        let exporter = Exporter { reader, commands, root, clock, actor, taken_within };
         let bytes = write(exporter, account, &mut file).await.with_context(failed)?;
         file.sync_all().with_context(failed)?;
         anyhow::Ok(bytes)
@@ -82,7 +84,7 @@ async fn record(
 }
 
 async fn write(exporter: Exporter, account: AccountId, file: &mut fs::File) -> anyhow::Result<u64> {
-    let (mut pieces, mut bytes) = (exporter.begin(account), 0);
+    let (mut pieces, mut bytes) = (exporter.begin(account, std::future::pending()), 0);
     while let Some(piece) = pieces.recv().await {
         let piece = piece?;
         file.write_all(&piece)?;

@@ -3,10 +3,13 @@
 mod changed;
 mod world;
 
+use std::time::Duration;
+
 use omnirun_events::AccountId;
 use omnirun_export::ExportError;
 use omnirun_export::check::check;
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 use crate::world::*;
 
@@ -33,4 +36,24 @@ async fn an_archive_is_readable_and_good() {
 async fn an_account_that_does_not_exist_has_no_export() {
     let error = export(AccountId::from_bytes([8; 16])).await.expect_err("nobody");
     assert!(matches!(error, ExportError::NoAccount));
+}
+
+#[tokio::test]
+async fn an_export_whose_pieces_nobody_takes_is_over_in_time_and_does_not_look_whole() {
+    let log = log().await;
+    name_many(&log).await;
+    let (held, released) = oneshot::channel::<()>();
+    let ended = async move {
+        let _held = held;
+        std::future::pending().await
+    };
+    let exporter = exporter(log, ACCOUNT, Duration::from_millis(20));
+    let mut pieces = exporter.begin(ACCOUNT, ended);
+    let released = tokio::time::timeout(Duration::from_secs(20), released).await;
+    released.expect("it is over in time").expect_err("dropped, not sent");
+    let mut last = None;
+    while let Some(piece) = pieces.recv().await {
+        last = Some(piece);
+    }
+    assert!(matches!(last, Some(Err(ExportError::Stalled))));
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use omnirun_commands_api::command::{Command, EXPORT_TYPE, Envelope, Personal};
@@ -99,15 +100,39 @@ pub async fn log() -> MemoryLog {
     log
 }
 
-pub async fn export(account: AccountId) -> Result<Vec<u8>, ExportError> {
-    let exporter = Exporter {
-        reader: Arc::new(log().await),
+/// More than waits for a slow receiver: each name is a piece of its own.
+pub async fn name_many(log: &MemoryLog) {
+    for n in 10..20 {
+        let token = TokenId::from_bytes([n; 16]);
+        let subject = SubjectKind::Token(ACCOUNT, token);
+        let name = key().seal(DataKeyLabel::Account, [n; 24], &subject.into(), NAME_FIELD, &[b'n'; 100_000]);
+        let created = TokenCreated {
+            token,
+            kind: TokenKind::Api,
+            verifier: TokenVerifier([n; 32]),
+            name: Some(name),
+            scopes: vec![Scope::UsageRead],
+            hint: "abc123".to_owned(),
+            expires_at: None,
+        };
+        append(log, &commands(), Actor::Account(ACCOUNT), subject, created.into()).await;
+    }
+}
+
+pub fn exporter(log: MemoryLog, account: AccountId, taken_within: Duration) -> Exporter {
+    Exporter {
+        reader: Arc::new(log),
         commands: Arc::new(Double),
         root: root().public(),
         clock: Arc::new(|| Timestamp(1_790_000_001_000)),
         actor: Actor::Account(account),
-    };
-    let (mut pieces, mut bytes) = (exporter.begin(account), Vec::new());
+        taken_within,
+    }
+}
+
+pub async fn export(account: AccountId) -> Result<Vec<u8>, ExportError> {
+    let exporter = exporter(log().await, account, Duration::MAX);
+    let (mut pieces, mut bytes) = (exporter.begin(account, std::future::pending()), Vec::new());
     while let Some(piece) = pieces.recv().await {
         bytes.extend_from_slice(&piece?);
     }

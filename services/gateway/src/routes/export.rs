@@ -14,7 +14,7 @@ use omnirun_export::Exporter;
 use crate::auth::Caller;
 use crate::auth::watched::Watched;
 use crate::error::ApiError;
-use crate::gateway::App;
+use crate::gateway::{App, duration};
 
 /// Exports that are made at once, at most.
 const EXPORTS_MAX: usize = 4;
@@ -23,7 +23,8 @@ const EXPORTS_MAX: usize = 4;
 #[derive(Default)]
 pub(crate) struct Exports(Mutex<HashSet<AccountId>>);
 
-/// A turn to make an export, given back when it is dropped.
+/// A turn to make an export, given back when it is dropped. It goes with the making, not with the answer's body, which a client may leave
+/// untaken for ever.
 struct Turn {
     exports: Arc<Exports>,
     account: AccountId,
@@ -72,16 +73,22 @@ pub(crate) async fn export(State(app): State<App>, caller: Caller) -> Result<Res
         root: app.directory.view(|_, verifier| verifier.ring().root()),
         clock: app.clock.clone(),
         actor: Actor::Account(caller.account),
+        taken_within: duration(app.config.times.stalled),
     };
-    let begun = (exporter.begin(caller.account), turn);
-    let pieces = stream::unfold(begun, async |(mut pieces, turn)| {
+    let mut watched = Watched::new(&app, caller.token);
+    let ended = async move {
+        let _turn = turn;
+        watched.ended().await;
+    };
+    let pieces = stream::unfold(exporter.begin(caller.account, ended), async |mut pieces| {
         let piece = pieces.recv().await?;
         if let Err(error) = &piece {
             // Its own words alone: those of what is behind it may name the account. `ops verify` finds what is wrong with a record.
             tracing::warn!(why = %error, "an export broke off");
         }
-        Some((piece, (pieces, turn)))
+        Some((piece, pieces))
     });
+    // Here once more, for what was made before its end and not taken yet.
     let body = Watched::new(&app, caller.token).pass(pieces);
     let disposition = HeaderValue::from_static("attachment; filename=\"omnirun-export.zip\"");
     let headers = [

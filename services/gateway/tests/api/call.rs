@@ -84,13 +84,14 @@ impl Call {
         sender.send_request(request).await.expect("an answer")
     }
 
-    /// Sends it over HTTP/2 to this authority, without a `Host` header as browsers do; answers the status.
-    pub async fn over_http_2(self, to: SocketAddr, authority: &str) -> StatusCode {
+    /// Sends it over HTTP/2 to this authority, without a `Host` header as browsers do; takes the answer's head, and lets none of its body come.
+    pub async fn start_over_http_2(self, to: SocketAddr, authority: &str) -> Response<Incoming> {
         let tcp = TcpStream::connect(to).await.expect("the gateway listens");
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
-                .await
-                .expect("HTTP/2");
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(0)
+            .handshake(TokioIo::new(tcp))
+            .await
+            .expect("HTTP/2");
         tokio::spawn(connection);
         let uri = format!("http://{authority}{}", self.path);
         let mut request = Request::builder().method(self.method.as_str()).uri(uri);
@@ -98,7 +99,12 @@ impl Call {
             request = request.header(name, value);
         }
         let request = request.body(Full::new(self.body)).expect("a request");
-        sender.send_request(request).await.expect("an answer").status()
+        sender.send_request(request).await.expect("an answer")
+    }
+
+    /// The same; answers the status.
+    pub async fn over_http_2(self, to: SocketAddr, authority: &str) -> StatusCode {
+        self.start_over_http_2(to, authority).await.status()
     }
 
     pub async fn send(self, to: SocketAddr) -> Answer {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use omnirun_billing::statement::statement;
@@ -95,8 +96,9 @@ async fn export(world: &World, day: u64) -> PathBuf {
         root: identity.root,
         clock: Arc::new(move || Timestamp(day * DAY)),
         actor: Actor::Account(account()),
+        taken_within: Duration::MAX,
     };
-    let (mut pieces, mut bytes) = (exporter.begin(account()), Vec::new());
+    let (mut pieces, mut bytes) = (exporter.begin(account(), std::future::pending()), Vec::new());
     while let Some(piece) = pieces.recv().await {
         bytes.extend_from_slice(&piece.expect("a good log"));
     }
