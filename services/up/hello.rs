@@ -30,7 +30,5 @@ pub fn say(address: SocketAddr, data: &Path, mail: Seen) {
     // As it was called, for it is rarely on the PATH of who tries it.
     let program = std::env::args_os().next().unwrap_or_else(|| "omnirun".into());
     println!("What happens: {} ops --data {} tail --follow", program.display(), data.display());
-    println!(
-        "Ctrl-C stops it; sandboxes live on for ten minutes, and are taken over by a start until then."
-    );
+    println!("Ctrl-C stops it; sandboxes live on for ten minutes, and are taken over by a start until then.");
 }
