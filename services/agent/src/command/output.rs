@@ -95,7 +95,8 @@ impl Output {
     pub fn push(&self, channel: Channel, text: String, at: Timestamp) {
         let mut kept = self.kept();
         let weight = json_length(&text);
-        if self.keep == Keep::First && kept.weight + weight > self.bytes_max {
+        // Once something is missing nothing may follow it, or the answer would join what was never together.
+        if self.keep == Keep::First && (kept.bytes_dropped > 0 || kept.weight + weight > self.bytes_max) {
             kept.bytes_dropped += text.len() as u64;
             return;
         }
@@ -224,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_output_of_a_foreground_command_is_dropped() {
-        let output = Output::new(Keep::First, 4);
-        for text in ["aa", "bb", "cc"] {
+    fn a_foreground_command_keeps_the_beginning_and_nothing_after_the_first_gap() {
+        let output = Output::new(Keep::First, 5);
+        for text in ["aa", "bb", "cc", "d"] {
             push(&output, text);
         }
         assert_eq!(output.text(Channel::Stdout), ("aabb".to_owned(), true));
