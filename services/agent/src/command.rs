@@ -4,6 +4,7 @@
 
 mod collect;
 mod output;
+mod pieces;
 mod spawn;
 mod table;
 

@@ -9,7 +9,8 @@ use hyper::body::Frame;
 use omnirun_agent_api::Outcome;
 
 use super::{
-    output::{Channel, Next, Place},
+    output::{Next, Place},
+    pieces::Channel,
     table::Command,
 };
 use crate::answer::{Body, to_json};

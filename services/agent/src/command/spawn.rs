@@ -16,7 +16,8 @@ use omnirun_agent_api::Private;
 use tokio::{io::AsyncReadExt, net::unix::pipe, sync::oneshot, task::JoinHandle};
 
 use super::{
-    output::{BACKGROUND_BYTES_MAX, Channel, FOREGROUND_BYTES_MAX, Keep, Output},
+    output::{BACKGROUND_BYTES_MAX, FOREGROUND_BYTES_MAX, Keep, Output},
+    pieces::Channel,
     table::Command,
 };
 use crate::{answer::No, barrier::Guest, clock, reap, user::User};
@@ -164,7 +165,7 @@ async fn read(mut pipe: pipe::Receiver, channel: Channel, command: Arc<Command>)
             command.output.push(
                 channel,
                 String::from_utf8_lossy(&buffer[..whole]).into_owned(),
-                clock::stamp(),
+                clock::now(),
             );
         }
         if count == 0 {

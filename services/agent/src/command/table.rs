@@ -10,7 +10,7 @@ use omnirun_agent_api::{CommandState, Private, Timestamp};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{net::unix::pipe, sync::Mutex as AsyncMutex};
 
-use super::output::{Channel, Output};
+use super::{output::Output, pieces::Channel};
 use crate::{answer::No, clock};
 
 /// Ended commands kept for questions about them.
