@@ -95,6 +95,11 @@ impl Output {
         self.changes.subscribe()
     }
 
+    /// About how much memory what is kept takes.
+    pub fn bytes(&self) -> usize {
+        self.kept().pieces.weight()
+    }
+
     /// Everything kept of one stream, and whether the end of the output was cut off.
     pub fn text(&self, channel: Channel) -> (String, bool) {
         let kept = self.kept();
