@@ -20,7 +20,7 @@ pub type Handled = Result<Answer, No>;
 pub const REQUEST_BYTES_MAX: usize = 24 * 1024 * 1024;
 
 /// A refusal with its status.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct No(pub StatusCode, pub Refusal);
 
 impl No {

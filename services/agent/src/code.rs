@@ -58,7 +58,8 @@ pub async fn start_command(guest: Arc<Guest>, body: Bytes) -> Result<Answered, N
         }
         return Ok(to_json(&Started { pid: command.pid }));
     }
-    finish(&guest, command, limit(wish.timeout, Some(TIMEOUT_DEFAULT))).await
+    let limit = limit(wish.timeout, Some(TIMEOUT_DEFAULT));
+    Ok(to_json(&command::run(&guest.commands, command, limit).await))
 }
 
 /// `POST /code`.
@@ -92,7 +93,8 @@ pub async fn run_code(guest: Arc<Guest>, body: Bytes) -> Result<Answered, No> {
         keep: Keep::First,
     };
     let command = command::start(&guest, spawn, stdin)?;
-    finish(&guest, command, limit(wish.timeout, Some(TIMEOUT_DEFAULT))).await
+    let limit = limit(wish.timeout, Some(TIMEOUT_DEFAULT));
+    Ok(to_json(&command::run(&guest.commands, command, limit).await))
 }
 
 /// `POST /warm`, before a snapshot. Runs our own words only, as the default user would have them run; what is missing is left
@@ -110,16 +112,6 @@ pub async fn warm() -> Result<(), No> {
     // A snapshot without it is larger, and as good.
     let _ = tokio::task::spawn_blocking(free::fill_with_zeros).await;
     Ok(())
-}
-
-async fn finish(
-    guest: &Guest,
-    command: Arc<command::Command>,
-    limit: Option<Duration>,
-) -> Result<Answered, No> {
-    let outcome = command::run(command.clone(), limit).await;
-    guest.commands.remove(command.pid);
-    Ok(to_json(&outcome))
 }
 
 /// `POST /commands/{pid}/stdin`. Waits for as long as the program does not read.

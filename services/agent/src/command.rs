@@ -4,10 +4,11 @@
 
 mod collect;
 mod output;
+mod pieces;
 mod spawn;
 mod table;
 
 pub use collect::{Framing, limit, run, stream};
 pub use output::Keep;
 pub use spawn::{ARGUMENT_BYTES_MAX, Input, Program, Spawn, shell, start};
-pub use table::{Command, Commands};
+pub use table::Commands;

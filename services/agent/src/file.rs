@@ -1,11 +1,12 @@
 //! The routes for files of the guest.
 
 mod entry;
+mod open;
 mod path;
 mod transfer;
 
 use bytes::Bytes;
-use hyper::{Method, body::Incoming};
+use hyper::{Method, StatusCode, body::Incoming};
 use omnirun_agent_api::{Exists, Place, Rename, WriteFile, route};
 
 pub use path::resolve;
@@ -27,8 +28,12 @@ pub async fn route(method: &Method, path: &str, query: Option<&str>, body: Incom
     let (method, path) = (method.clone(), path.to_owned());
     let query = query.map(str::to_owned);
     let body = read(body).await?;
-    let done = tokio::task::spawn_blocking(move || small(&method, &path, query.as_deref(), &body)).await;
-    done.unwrap_or(Err(No::new(hyper::StatusCode::INTERNAL_SERVER_ERROR, "internal", "the agent failed")))
+    blocking(move || small(&method, &path, query.as_deref(), &body)).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, No> + Send + 'static) -> Result<T, No> {
+    let failed = No::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the agent failed");
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(failed))
 }
 
 fn small(method: &Method, path: &str, query: Option<&str>, body: &Bytes) -> Handled {

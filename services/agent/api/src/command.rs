@@ -97,7 +97,8 @@ pub struct Started {
     pub pid: u32,
 }
 
-/// One command that the guest runs or ran. Ended ones are forgotten after an hour, or when there are more than 256.
+/// One command that the guest runs or ran. Ended ones are forgotten after an hour, or when there are more than 256, or
+/// when their output takes more than an eighth of the guest's memory; the oldest go first.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CommandState {
     /// Process id in the guest.

@@ -39,6 +39,6 @@ pub const FILES_RENAME: &str = "/files/rename";
 /// `POST` [`crate::Place`]: [`crate::Entry`]. Parents are made too; a directory that is there already is no error.
 pub const FILES_MKDIR: &str = "/files/mkdir";
 
-/// Header of `POST` on [`COMMANDS`] and [`CODE`]: the same key with the same body within five minutes gives the
-/// first request's answer; with another body it is refused with 409 `idempotency_key_reused`.
+/// Header of `POST` on [`COMMANDS`] and [`CODE`]: the same key with the same body gives the first request's answer,
+/// while that runs and for five minutes after; with another body it is refused with 409 `idempotency_key_reused`.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";

@@ -9,8 +9,9 @@ use hyper::body::Frame;
 use omnirun_agent_api::Outcome;
 
 use super::{
-    output::{Channel, Next, Place},
-    table::Command,
+    output::{Next, Place},
+    pieces::Channel,
+    table::{Command, Commands},
 };
 use crate::answer::{Body, to_json};
 
@@ -26,18 +27,23 @@ pub enum Framing {
     Events,
 }
 
-/// Kills a command that nobody waits for any more.
-struct KillOnDrop(Arc<Command>);
+/// Kills and forgets a command that nobody waits for any more.
+struct EndOnDrop<'a> {
+    commands: &'a Commands,
+    command: Arc<Command>,
+}
 
-impl Drop for KillOnDrop {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.kill();
+        self.command.kill();
+        self.commands.remove(self.command.pid);
     }
 }
 
-/// Waits for the end. Past the limit, or when the caller goes away, the process group is killed.
-pub async fn run(command: Arc<Command>, limit: Option<Duration>) -> Outcome {
-    let guard = KillOnDrop(command.clone());
+/// Waits for the end and takes the command out of the table. Past the limit, or when the caller goes away, the process
+/// group is killed.
+pub async fn run(commands: &Commands, command: Arc<Command>, limit: Option<Duration>) -> Outcome {
+    let _guard = EndOnDrop { commands, command: command.clone() };
     let timed_out = match limit {
         None => {
             ended(&command).await;
@@ -52,7 +58,6 @@ pub async fn run(command: Arc<Command>, limit: Option<Duration>) -> Outcome {
             !in_time
         }
     };
-    drop(guard);
     let (stdout, truncated) = command.output.text(Channel::Stdout);
     let (stderr, _) = command.output.text(Channel::Stderr);
     let exit_code = if timed_out { TIMED_OUT } else { command.output.exit_code().unwrap_or(255) };
@@ -99,4 +104,24 @@ pub fn stream(command: Arc<Command>, framing: Framing) -> Body {
         },
     );
     BodyExt::boxed_unsync(StreamBody::new(lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::{CommandExt, ExitStatusExt};
+
+    use super::*;
+    use crate::command::output::{Keep, Output};
+
+    #[tokio::test]
+    async fn a_foreground_command_whose_caller_went_away_is_killed_and_forgotten() {
+        let mut child =
+            std::process::Command::new("sleep").arg("1000").process_group(0).spawn().expect("sleep is there");
+        let commands = Commands::default();
+        let command = Arc::new(Command::new(child.id(), "".into(), Output::new(Keep::First, 0), None));
+        commands.add(command.clone());
+        assert!(tokio::time::timeout(Duration::ZERO, run(&commands, command, None)).await.is_err());
+        assert_eq!(child.wait().expect("it is our child").signal(), Some(9));
+        assert!(commands.list().is_empty());
+    }
 }

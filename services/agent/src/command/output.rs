@@ -1,25 +1,17 @@
 //! What a command has printed, kept in guest memory with a bound.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use omnirun_agent_api::{Private, StreamLine, Timestamp};
+use omnirun_agent_api::{StreamLine, UnixMillis};
 use tokio::sync::watch;
+
+use super::pieces::{Channel, Pieces, weight_of};
 
 /// Output kept of a foreground command, both streams together, counted as the JSON text that its answer will be: a
 /// NUL is six bytes there, and an answer larger than the guest's memory would end the guest.
 pub const FOREGROUND_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Output kept of a background command for those who subscribe later, counted likewise.
 pub const BACKGROUND_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Which stream something was printed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    Stdout,
-    Stderr,
-}
 
 /// Which part is kept of output that is more than may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,20 +22,10 @@ pub enum Keep {
     Last,
 }
 
-struct Piece {
-    channel: Channel,
-    text: String,
-    weight: usize,
-    at: Timestamp,
-}
-
 #[derive(Default)]
 struct Kept {
-    pieces: VecDeque<Piece>,
-    /// Pieces dropped from the front.
-    skipped: u64,
-    weight: usize,
-    bytes_dropped: u64,
+    pieces: Pieces,
+    is_cut: bool,
     exit_code: Option<i32>,
 }
 
@@ -67,19 +49,9 @@ pub enum Next {
 /// A reader's place in the output.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Place {
-    piece: u64,
-    bytes_dropped: u64,
+    /// Bytes before it.
+    at: u64,
     is_after_exit: bool,
-}
-
-/// Bytes of a text inside JSON: RFC 8259 section 7 with the short escapes that serde_json uses.
-fn json_length(text: &str) -> usize {
-    let of = |byte| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
-        0..0x20 => 6,
-        _ => 1,
-    };
-    text.bytes().map(of).sum()
 }
 
 impl Output {
@@ -92,22 +64,17 @@ impl Output {
     }
 
     /// Adds what was printed.
-    pub fn push(&self, channel: Channel, text: String, at: Timestamp) {
+    pub fn push(&self, channel: Channel, text: String, at: UnixMillis) {
         let mut kept = self.kept();
-        let weight = json_length(&text);
-        if self.keep == Keep::First && kept.weight + weight > self.bytes_max {
-            kept.bytes_dropped += text.len() as u64;
-            return;
+        if self.keep == Keep::First {
+            // Once something is missing nothing may follow it, or the answer would join what was never together.
+            kept.is_cut |= kept.pieces.weight() + weight_of(&text) > self.bytes_max;
+            if kept.is_cut {
+                return;
+            }
         }
-        kept.weight += weight;
-        kept.pieces.push_back(Piece { channel, text, weight, at });
-        while kept.weight > self.bytes_max
-            && let Some(oldest) = kept.pieces.pop_front()
-        {
-            kept.weight -= oldest.weight;
-            kept.bytes_dropped += oldest.text.len() as u64;
-            kept.skipped += 1;
-        }
+        kept.pieces.add(channel, text, at);
+        kept.pieces.lighten(self.bytes_max);
         drop(kept);
         self.changes.send_modify(|n| *n += 1);
     }
@@ -128,34 +95,22 @@ impl Output {
         self.changes.subscribe()
     }
 
-    /// Everything kept of one stream, and whether anything was dropped of either.
+    /// About how much memory what is kept takes.
+    pub fn bytes(&self) -> usize {
+        self.kept().pieces.weight()
+    }
+
+    /// Everything kept of one stream, and whether the end of the output was cut off.
     pub fn text(&self, channel: Channel) -> (String, bool) {
         let kept = self.kept();
-        let text = kept
-            .pieces
-            .iter()
-            .filter(|piece| piece.channel == channel)
-            .map(|piece| piece.text.as_str())
-            .collect();
-        (text, kept.bytes_dropped > 0)
+        (kept.pieces.text(channel), kept.is_cut)
     }
 
     /// The line at a place, which moves on. Dropped output shows as one line in the place of what is missing.
     pub fn next(&self, place: &mut Place) -> Next {
         let kept = self.kept();
-        if self.keep == Keep::Last && place.piece < kept.skipped {
-            let bytes = kept.bytes_dropped - place.bytes_dropped;
-            *place = Place { piece: kept.skipped, bytes_dropped: kept.bytes_dropped, ..*place };
-            return Next::Line(StreamLine::Dropped { bytes });
-        }
-        let index = usize::try_from(place.piece - kept.skipped).unwrap_or(usize::MAX);
-        if let Some(piece) = kept.pieces.get(index) {
-            place.piece += 1;
-            let (data, timestamp) = (Private::from(piece.text.as_str()), piece.at.clone());
-            return Next::Line(match piece.channel {
-                Channel::Stdout => StreamLine::Stdout { data, timestamp },
-                Channel::Stderr => StreamLine::Stderr { data, timestamp },
-            });
+        if let Some(line) = kept.pieces.next(&mut place.at) {
+            return Next::Line(line);
         }
         match kept.exit_code {
             None => Next::Wait,
@@ -172,15 +127,21 @@ impl Output {
 mod tests {
     use super::*;
 
-    fn push(output: &Output, text: &str) {
-        output.push(Channel::Stdout, text.to_owned(), Timestamp(String::new()));
+    /// Pushes them, each at a time of its own.
+    fn push(output: &Output, texts: &[&str]) {
+        for (at, text) in (0..).zip(texts) {
+            output.push(Channel::Stdout, (*text).to_owned(), UnixMillis(at));
+        }
     }
 
     fn read_all(output: &Output) -> Vec<String> {
-        let mut place = Place::default();
+        read_from(output, &mut Place::default())
+    }
+
+    fn read_from(output: &Output, place: &mut Place) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
-            match output.next(&mut place) {
+            match output.next(place) {
                 Next::Line(StreamLine::Stdout { data, .. } | StreamLine::Stderr { data, .. }) => {
                     lines.push(data.into_inner());
                 }
@@ -197,9 +158,8 @@ mod tests {
 
     #[test]
     fn a_late_reader_gets_everything_that_is_kept_and_then_the_exit() {
-        let output = Output::new(Keep::Last, 100);
-        push(&output, "a");
-        push(&output, "b");
+        let output = Output::new(Keep::Last, 1000);
+        push(&output, &["a", "b"]);
         assert_eq!(read_all(&output), ["a", "b", "wait"]);
         output.exit(3);
         assert_eq!(read_all(&output), ["a", "b", "exit 3"]);
@@ -207,28 +167,27 @@ mod tests {
 
     #[test]
     fn the_oldest_output_of_a_background_command_is_dropped_and_the_reader_is_told() {
-        let output = Output::new(Keep::Last, 4);
-        for text in ["aa", "bb", "cc"] {
-            push(&output, text);
-        }
+        let output = Output::new(Keep::Last, 2 * weight_of("aa"));
+        push(&output, &["aa", "bb", "cc"]);
         output.exit(0);
         assert_eq!(read_all(&output), ["dropped 2", "bb", "cc", "exit 0"]);
     }
 
     #[test]
-    fn output_is_counted_as_it_will_be_sent() {
-        for text in ["plain ä", "a\"b\\c\n\t\r", "\u{0}\u{1f}\u{8}\u{c}\u{7f}"] {
-            let sent = serde_json::to_string(text).expect("text is JSON");
-            assert_eq!(json_length(text), sent.len() - 2);
+    fn a_reader_gets_the_rest_of_a_piece_that_has_grown_since() {
+        let output = Output::new(Keep::Last, 1000);
+        let mut place = Place::default();
+        for text in ["a", "b"] {
+            push(&output, &[text]);
+            assert_eq!(read_from(&output, &mut place), [text, "wait"]);
         }
+        assert_eq!(read_all(&output), ["ab", "wait"]);
     }
 
     #[test]
-    fn the_newest_output_of_a_foreground_command_is_dropped() {
-        let output = Output::new(Keep::First, 4);
-        for text in ["aa", "bb", "cc"] {
-            push(&output, text);
-        }
+    fn a_foreground_command_keeps_the_beginning_and_nothing_after_the_first_gap() {
+        let output = Output::new(Keep::First, 2 * weight_of("aa") + weight_of("d"));
+        push(&output, &["aa", "bb", "cc", "d"]);
         assert_eq!(output.text(Channel::Stdout), ("aabb".to_owned(), true));
     }
 }

@@ -16,7 +16,8 @@ use omnirun_agent_api::Private;
 use tokio::{io::AsyncReadExt, net::unix::pipe, sync::oneshot, task::JoinHandle};
 
 use super::{
-    output::{BACKGROUND_BYTES_MAX, Channel, FOREGROUND_BYTES_MAX, Keep, Output},
+    output::{BACKGROUND_BYTES_MAX, FOREGROUND_BYTES_MAX, Keep, Output},
+    pieces::Channel,
     table::Command,
 };
 use crate::{answer::No, barrier::Guest, clock, reap, user::User};
@@ -164,7 +165,7 @@ async fn read(mut pipe: pipe::Receiver, channel: Channel, command: Arc<Command>)
             command.output.push(
                 channel,
                 String::from_utf8_lossy(&buffer[..whole]).into_owned(),
-                clock::stamp(),
+                clock::now(),
             );
         }
         if count == 0 {
@@ -199,13 +200,27 @@ async fn watch(command: Arc<Command>, exited: oneshot::Receiver<i32>, readers: [
         }
     };
     let _ = tokio::time::timeout(DRAIN_MAX, all_read).await;
-    command.stdin.lock().await.take();
     command.end(code);
+    // Last, since a writer holds it for as long as a child left behind has the pipe and does not read.
+    command.stdin.lock().await.take();
 }
 
 #[cfg(test)]
 mod tests {
-    use super::whole_characters;
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_is_noted_while_a_child_left_behind_keeps_a_writer_waiting() {
+        let command = Arc::new(Command::new(1, "".into(), Output::new(Keep::Last, 0), None));
+        let _writer = command.stdin.lock().await;
+        let (tell, exited) = oneshot::channel();
+        tell.send(3).expect("it is asked");
+        let mut changes = command.output.changes();
+        tokio::spawn(watch(command.clone(), exited, [tokio::spawn(async {}), tokio::spawn(async {})]));
+        let noted = tokio::time::timeout(Duration::from_secs(10), changes.changed()).await;
+        noted.expect("it does not wait for the writer").expect("the command is there");
+        assert_eq!(command.output.exit_code(), Some(3));
+    }
 
     #[test]
     fn only_an_unfinished_character_waits() {

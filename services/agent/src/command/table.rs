@@ -1,22 +1,28 @@
 //! The table of commands, so that they can be listed, asked about, written to and ended.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use omnirun_agent_api::{CommandState, Private, Timestamp};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    process::{Pid, Signal, kill_process_group},
+    system::sysinfo,
+};
 use tokio::{net::unix::pipe, sync::Mutex as AsyncMutex};
 
-use super::output::{Channel, Output};
+use super::{output::Output, pieces::Channel};
 use crate::{answer::No, clock};
 
 /// Ended commands kept for questions about them.
 const ENDED_MAX: usize = 256;
 /// And for how long.
 const ENDED_AGE_MAX: Duration = Duration::from_secs(3600);
+/// And which part of the guest's memory may hold what they printed: an eighth.
+const ENDED_SHARE: u64 = 8;
 
 /// One command that runs or ran.
 pub struct Command {
@@ -28,9 +34,13 @@ pub struct Command {
     ended: Mutex<Option<(Timestamp, Instant)>>,
 }
 
+type Table = BTreeMap<u32, Arc<Command>>;
+
 /// All of them by pid.
-#[derive(Default)]
-pub struct Commands(Mutex<BTreeMap<u32, Arc<Command>>>);
+pub struct Commands {
+    table: Mutex<Table>,
+    ended_bytes_max: usize,
+}
 
 impl Command {
     pub fn new(pid: u32, text: Private, output: Output, stdin: Option<pipe::Sender>) -> Self {
@@ -60,6 +70,10 @@ impl Command {
         self.output.exit(code);
     }
 
+    fn bytes(&self) -> usize {
+        self.text.expose().len() + self.output.bytes()
+    }
+
     fn ended(&self) -> Option<(Timestamp, Instant)> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -86,22 +100,37 @@ impl Command {
     }
 }
 
+impl Default for Commands {
+    fn default() -> Self {
+        let memory = sysinfo();
+        let share = memory.totalram.saturating_mul(memory.mem_unit.into()) / ENDED_SHARE;
+        Self { table: Mutex::default(), ended_bytes_max: usize::try_from(share).unwrap_or(usize::MAX) }
+    }
+}
+
 impl Commands {
-    fn table(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Command>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one and forgets those that ended long ago.
+    /// Adds one and forgets those that ended long ago, or before too many others.
     pub fn add(&self, command: Arc<Command>) {
         let mut table = self.table();
-        table.retain(|_, command| command.ended().is_none_or(|(_, at)| at.elapsed() < ENDED_AGE_MAX));
-        let mut ended: Vec<_> =
-            table.values().filter_map(|command| Some((command.ended()?.1, command.pid))).collect();
-        ended.sort_unstable();
-        for (_, pid) in ended.iter().take(ended.len().saturating_sub(ENDED_MAX)) {
-            table.remove(pid);
-        }
+        self.forget_ended(&mut table);
         table.insert(command.pid, command);
+    }
+
+    fn forget_ended(&self, table: &mut Table) {
+        let ended = table.values().filter_map(|command| Some((command.ended()?.1, command.clone())));
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_unstable_by_key(|(at, _)| Reverse(*at));
+        let mut bytes = 0;
+        for (newer, (at, command)) in ended.into_iter().enumerate() {
+            bytes += command.bytes();
+            if newer >= ENDED_MAX || bytes > self.ended_bytes_max || at.elapsed() >= ENDED_AGE_MAX {
+                table.remove(&command.pid);
+            }
+        }
     }
 
     /// Forgets one: a foreground command whose answer has been given.
@@ -119,5 +148,46 @@ impl Commands {
         let pid: Option<u32> = pid.parse().ok();
         pid.and_then(|pid| self.table().get(&pid).cloned())
             .ok_or(No::not_found("the guest knows no command with that pid"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use omnirun_agent_api::UnixMillis;
+
+    use super::*;
+    use crate::command::output::Keep;
+
+    fn add(commands: &Commands, pid: u32, printed: &str) -> Arc<Command> {
+        let command = Arc::new(Command::new(pid, "true".into(), Output::new(Keep::Last, 10_000), None));
+        command.output.push(Channel::Stdout, printed.into(), UnixMillis(0));
+        commands.add(command.clone());
+        command
+    }
+
+    fn pids(commands: &Commands) -> Vec<u32> {
+        commands.list().into_iter().map(|command| command.pid).collect()
+    }
+
+    #[test]
+    fn of_what_ended_the_oldest_is_forgotten_when_there_is_too_much_and_nothing_that_runs() {
+        let printed = "x".repeat(1000);
+        let commands = Commands { ended_bytes_max: 2500, ..Commands::default() };
+        add(&commands, 1, &printed);
+        for pid in [5, 4, 3, 2] {
+            add(&commands, pid, &printed).end(0);
+        }
+        add(&commands, 6, &printed);
+        assert_eq!(pids(&commands), [1, 2, 3, 6]);
+    }
+
+    #[test]
+    fn of_what_ended_no_more_than_so_many_are_kept() {
+        let commands = Commands { ended_bytes_max: usize::MAX, ..Commands::default() };
+        for pid in 1..=300 {
+            add(&commands, pid, "").end(0);
+        }
+        add(&commands, 301, "");
+        assert_eq!(pids(&commands), (45..=301).collect::<Vec<_>>());
     }
 }

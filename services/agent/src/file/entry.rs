@@ -10,6 +10,7 @@ use std::{
 use hyper::StatusCode;
 use omnirun_agent_api::{Content, Entry};
 
+use super::open;
 use crate::{answer::No, user::User};
 
 /// The longest file that is given as JSON.
@@ -32,12 +33,8 @@ pub fn of(path: &Path) -> io::Result<Entry> {
 
 /// A file's text.
 pub fn content(path: &Path) -> Result<Content, No> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(No::invalid("is_directory", "that is a directory"));
-    }
     let mut bytes = Vec::new();
-    file.take(CONTENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    open::to_read(path)?.take(CONTENT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > CONTENT_BYTES_MAX {
         return Err(No::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -51,12 +48,12 @@ pub fn content(path: &Path) -> Result<Content, No> {
 }
 
 /// Makes or empties a file that then belongs to the user, with the directories above it.
-pub fn create(user: &User, path: &Path) -> io::Result<File> {
+pub fn create(user: &User, path: &Path) -> Result<File, No> {
     if let Some(parent) = path.parent() {
         make_directories(user, parent)?;
     }
     let is_new = fs::symlink_metadata(path).is_err();
-    let file = File::create(path)?;
+    let file = open::to_write(path)?;
     if is_new {
         chown(path, Some(user.uid), Some(user.gid))?;
     }

@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
 };
 
-use super::{entry, path::Query};
+use super::{blocking, entry, open, path::Query};
 use crate::answer::{Handled, No, json, stream as streamed};
 
 /// Bytes read at a time.
@@ -23,8 +23,12 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// `PUT /files/upload`. A body that ends early leaves no half file: what was written is removed.
 pub async fn upload(query: Query, mut body: Incoming) -> Handled {
-    let (user, at) = (query.user()?, query.resolved()?);
-    let mut file = File::from_std(entry::create(&user, &at)?);
+    let (file, at) = blocking(move || {
+        let at = query.resolved()?;
+        Ok((entry::create(&query.user()?, &at)?, at))
+    })
+    .await?;
+    let mut file = File::from_std(file);
     let written = async {
         while let Some(frame) = body.frame().await {
             let cut = No::new(StatusCode::BAD_REQUEST, "bad_request", "the upload ended early");
@@ -44,19 +48,21 @@ pub async fn upload(query: Query, mut body: Incoming) -> Handled {
 
 /// `GET /files/download`.
 pub async fn download(query: Query) -> Handled {
-    let file = File::open(query.resolved()?).await?;
-    let metadata = file.metadata().await?;
-    if metadata.is_dir() {
-        return Err(No::invalid("is_directory", "that is a directory"));
-    }
-    let pieces = stream::try_unfold(file, |mut file| async move {
+    let (file, length) = blocking(move || {
+        let file = open::to_read(&query.resolved()?)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    })
+    .await?;
+    let pieces = stream::try_unfold(File::from_std(file), |mut file| async move {
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         let read = file.read_buf(&mut piece).await?;
         Ok::<_, io::Error>((read > 0).then(|| (Frame::data(Bytes::from(piece)), file)))
     });
     let mut answer = streamed("application/octet-stream", BodyExt::boxed_unsync(StreamBody::new(pieces)));
-    if metadata.is_file() && metadata.len() > 0 {
-        answer.headers_mut().insert(header::CONTENT_LENGTH, metadata.len().into());
+    // The kernel's own files under /proc and /sys say 0 and are not empty.
+    if length > 0 {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     Ok(answer)
 }

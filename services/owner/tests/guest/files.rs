@@ -59,3 +59,19 @@ async fn paths_with_a_parent_or_a_nul_are_refused_and_nothing_is_echoed() {
     let wish = json!({"path": "a/../../canary", "content": "x"});
     assert_eq!(guest.refused("POST", "/agent/files", &wish).await, (422, "bad_path".to_owned()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fifo_is_refused_and_holds_nothing_up() {
+    let mut guest = Owner::claimed().await;
+    guest.run("mkfifo fifo").await;
+    // As many of each as the agent has threads for its work.
+    for _ in 0..2 {
+        for (method, route) in [("PUT", "upload"), ("GET", "download")] {
+            let path = format!("/agent/files/{route}?path=fifo");
+            assert_eq!(guest.refused(method, &path, &Value::Null).await, (422, "not_file".to_owned()));
+        }
+    }
+    let wish = json!({"path": "fifo", "content": "x"});
+    assert_eq!(guest.refused("POST", "/agent/files", &wish).await, (422, "not_file".to_owned()));
+    assert_eq!(guest.run("test -p fifo && echo there").await["stdout"], "there\n");
+}

@@ -124,7 +124,7 @@ async fn a_guest_that_waits_for_a_word_can_be_ended_instead_and_another_takes_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_caller_hangs_up_is_killed() {
+async fn a_command_whose_caller_hangs_up_is_killed_and_forgotten() {
     let mut owner = Owner::claimed().await;
     let wish = json!({"command": "sleep 1000", "timeout": 0});
     let call = owner.raw("POST", "/agent/commands", &wish);
@@ -133,6 +133,7 @@ async fn a_command_whose_caller_hangs_up_is_killed() {
     while owner.run("pgrep sleep").await["exit_code"] == 0 {
         assert!(since.elapsed() < LIMIT, "the command lives on");
     }
+    assert_eq!(owner.ask::<Value>("GET", "/agent/commands", &Value::Null).await, json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
