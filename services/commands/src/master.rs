@@ -191,10 +191,14 @@ impl MasterKey {
         Ok(self.epoch())
     }
 
-    /// Overwrites every epoch but the current one. What was wrapped under it alone is unreadable from here on.
-    pub(crate) async fn end_rotation(&self) -> Result<(), MasterKeyError> {
+    /// Overwrites the epoch before `epoch`. What was wrapped under it alone is unreadable from here on. Does nothing once `epoch` is not the
+    /// newest: then the one before it is gone, and keys that nobody has looked at yet are under `epoch` itself.
+    pub(crate) async fn end_rotation(&self, epoch: u32) -> Result<(), MasterKeyError> {
         let turn = self.turn_alone().await?;
-        let old = self.known(|known| known.epochs.get(1).cloned());
+        let old = self.known(|known| match known.epochs.as_slice() {
+            [newest, old] if newest.number == epoch => Some(old.clone()),
+            _ => None,
+        });
         let Some(old) = old else { return Ok(()) };
         self.in_file(&turn, |file| slots::wipe(file, &old))?;
         self.change(|known| {

@@ -29,16 +29,24 @@ pub fn is_due(erasures: &Erasures, now: Timestamp) -> bool {
 impl CommandService {
     /// Rotates the master key if it is time to, or if a rotation was broken off. Whether it did.
     pub async fn rotate_if_due(&self) -> Result<Option<Rotated>, Failure> {
+        let _one_at_a_time = self.rotating.lock().await;
+        // What somebody else has rotated meanwhile is not due any more.
+        self.writer.catch_up().await?;
         let now = (self.clock)();
         let is_due = self.writer.directory.view(|directory, _| is_due(&directory.erasures, now));
         match is_due || self.master.is_rotating() {
-            true => self.rotate_master_key().await.map(Some),
+            true => self.rotate().await.map(Some),
             false => Ok(None),
         }
     }
 
     /// Rotates the master key and says so on the log. Broken off before it is said, the next one says it.
     pub async fn rotate_master_key(&self) -> Result<Rotated, Failure> {
+        let _one_at_a_time = self.rotating.lock().await;
+        self.rotate().await
+    }
+
+    async fn rotate(&self) -> Result<Rotated, Failure> {
         let rotated = self.keys.rotate().await?;
         let subject = Subject::from(SubjectKind::Erasure);
         let draft = Draft {

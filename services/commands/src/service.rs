@@ -91,6 +91,8 @@ pub struct CommandService {
     pub(crate) plans: Arc<Plans>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
+    /// Rotations of the master key go one after the other.
+    pub(crate) rotating: Mutex<()>,
     turns: [Mutex<()>; TURNS],
 }
 
@@ -132,6 +134,7 @@ impl CommandService {
             plans,
             clock,
             random,
+            rotating: Mutex::default(),
             turns,
         }))
     }

@@ -44,32 +44,32 @@ impl DataKeys {
                 break;
             }
         }
-        self.master.end_rotation().await?;
+        self.master.end_rotation(epoch).await?;
         Ok(Rotated { epoch, keys })
     }
 
     async fn wrap_anew(&self, subject: &Subject, epoch: u32) -> Result<Step, Failure> {
         let Some((record, head)) = self.writer.last(subject).await? else { return Ok(Step::Nothing) };
         let Some(Event::DataKeyWrapped(wrapped)) = record.events.last() else { return Ok(Step::Nothing) };
-        if wrapped.epoch != epoch {
+        if wrapped.epoch < epoch {
             let key = self.unwrap(wrapped, subject).await?;
             let draft = self.wrapped(&key, wrapped.label, subject.clone());
             if let Appended::Moved(_) = self.writer.append(&[draft], &[head]).await? {
                 return Ok(Step::Moved);
             }
         }
-        // Whatever is before the newest record is under an epoch that ends.
+        // Whatever is before the newest record is under an epoch that ends, or has ended.
         let Some((_, head)) = self.writer.last(subject).await? else { return Ok(Step::Nothing) };
         let before = Sequence(head.sequence.0.saturating_sub(1));
         self.erase.purge_through(subject, before).await?;
-        Ok(if wrapped.epoch == epoch { Step::Nothing } else { Step::Done })
+        Ok(if wrapped.epoch < epoch { Step::Done } else { Step::Nothing })
     }
 }
 
 /// What became of one key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// It is under the new epoch already, or gone.
+    /// It is under the new epoch already, or a later one, or gone.
     Nothing,
     /// It is under the new epoch now.
     Done,

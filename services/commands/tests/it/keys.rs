@@ -81,6 +81,19 @@ async fn people_who_sign_up_during_rotations_lose_nothing() {
 }
 
 #[tokio::test]
+async fn rotations_of_one_process_go_one_after_the_other() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let (first, second) =
+        tokio::join!(process.service.rotate_master_key(), process.service.rotate_master_key());
+    let (first, second) = (first.expect("memory"), second.expect("memory"));
+    assert_eq!([(first.epoch, first.keys), (second.epoch, second.keys)], [(2, 1), (3, 1)]);
+    assert!(wrapped(&world).await.iter().all(|key| key.epoch == 3));
+    assert!(can_open(&world, &process, account).await);
+}
+
+#[tokio::test]
 async fn a_key_that_nothing_needs_is_swept_after_an_hour_and_no_other() {
     let world = World::new().await;
     let process = world.process().await;
