@@ -334,7 +334,7 @@ impl CommandService {
     }
 
     /// Appends one event to `sys.erasure`; answers with its position.
-    async fn append_to_erasure(&self, event: Event) -> Result<Sequence, Failure> {
+    pub(crate) async fn append_to_erasure(&self, event: Event) -> Result<Sequence, Failure> {
         let subject = Subject::from(SubjectKind::Erasure);
         let draft = Draft {
             commit: self.fresh_commit(),

@@ -11,6 +11,7 @@ use omnirun_events::subject::{Filter, Log, Subject};
 
 use super::DataKeys;
 use crate::failure::Failure;
+use crate::master::Begun;
 use crate::writer::Appended;
 
 /// What a rotation did.
@@ -20,13 +21,21 @@ pub struct Rotated {
     pub epoch: u32,
     /// Data keys that were wrapped anew.
     pub keys: u64,
+    /// The position of EVENTS through which what was destroyed is final; none if the epoch had been begun before.
+    pub final_through: Sequence,
 }
 
 impl DataKeys {
-    /// Rotates the master key, or ends a rotation that was broken off. When it returns, nothing that was wrapped before and destroyed since can
-    /// be unwrapped any more, in whatever copy of KEYS.
+    /// Rotates the master key, or ends a rotation that was broken off. When it returns, nothing that was destroyed before the epoch began can be
+    /// unwrapped any more, in whatever copy of KEYS.
     pub async fn rotate(&self) -> Result<Rotated, Failure> {
-        let epoch = self.master.begin_rotation(&self.random).await?;
+        // Looked at first: what is destroyed from here on may be wrapped under the new epoch before it goes.
+        self.writer.catch_up().await?;
+        let seen = self.writer.directory.progress().events;
+        let (epoch, final_through) = match self.master.begin_rotation(&self.random).await? {
+            Begun::Now(epoch) => (epoch, seen),
+            Begun::Before(epoch) => (epoch, Sequence::NONE),
+        };
         let mut keys = 0;
         // New keys are under the new epoch from here on. Of those that were there, one that another writer changed meanwhile is looked at again.
         loop {
@@ -45,7 +54,7 @@ impl DataKeys {
             }
         }
         self.master.end_rotation(epoch).await?;
-        Ok(Rotated { epoch, keys })
+        Ok(Rotated { epoch, keys, final_through })
     }
 
     async fn wrap_anew(&self, subject: &Subject, epoch: u32) -> Result<Step, Failure> {

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use omnirun_commands_api::{Command, Outcome};
 use omnirun_events::event::Event;
-use omnirun_events::keys::DataKeyWrapped;
-use omnirun_events::log::{Erase as _, read_to_end};
+use omnirun_events::keys::{DataKeyWrapped, DataKeysDestroyed};
+use omnirun_events::log::memory::MemoryLog;
+use omnirun_events::log::{AppendError, Erase as _, read_to_end};
 use omnirun_events::sealing::DataKeyLabel;
 use omnirun_events::*;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::support::*;
 
@@ -112,6 +115,51 @@ async fn a_key_that_nothing_needs_is_swept_after_an_hour_and_no_other() {
     world.pass(Millis(3600 * 1000 + 1));
     assert_eq!(process.service.sweep_keys().await.expect("memory"), 2);
     assert!(wrapped(&world).await.len() == 1 && can_open(&world, &process, account).await);
+    assert!(process.view(&world, |directory| directory.erasures.are_open()).await, "copies of them open");
+    process.service.rotate_master_key().await.expect("memory");
+    assert!(!process.view(&world, |directory| directory.erasures.are_open()).await);
+}
+
+/// Appends to KEYS wait for a permit each while there is none.
+struct Gated {
+    log: MemoryLog,
+    arrived: Notify,
+    permits: Semaphore,
+}
+
+#[async_trait]
+impl Append for Gated {
+    async fn append_all(&self, batch: Batch) -> Result<Vec<Sequence>, AppendError> {
+        if batch.log() == Log::Keys {
+            self.arrived.notify_one();
+            self.permits.acquire().await.expect("never closed").forget();
+        }
+        self.log.append_all(batch).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_destroyed_while_a_rotation_runs_is_not_final_when_it_ends() {
+    let world = World::new().await;
+    let (log, arrived, permits) = (world.log.clone(), Notify::new(), Semaphore::new(1));
+    let gated = Arc::new(Gated { log, arrived, permits });
+    let process = world.process_with(gated.clone()).await;
+    world.sign_in(&process, "a@example.org").await;
+    gated.arrived.notified().await;
+    let destroyed = async {
+        gated.arrived.notified().await;
+        let destroyed = DataKeysDestroyed { count: 1 };
+        world
+            .append(&commands_signer(), Actor::System(Role::Commands), SubjectKind::Erasure, destroyed)
+            .await;
+        gated.permits.add_permits(1);
+    };
+    let (rotated, ()) = tokio::join!(process.service.rotate_master_key(), destroyed);
+    rotated.expect("memory");
+    assert!(process.view(&world, |directory| directory.erasures.are_open()).await);
+    gated.permits.add_permits(1);
+    process.service.rotate_master_key().await.expect("memory");
+    assert!(!process.view(&world, |directory| directory.erasures.are_open()).await);
 }
 
 #[tokio::test]
