@@ -31,6 +31,7 @@ use crate::outbox::Outbox;
 use crate::random::{self, Random};
 use crate::reconcile;
 use crate::tries::WrongTries;
+use crate::unsent::Unsent;
 use crate::writer::Writer;
 
 /// How long a start may take until the directory has read the log.
@@ -85,6 +86,7 @@ pub struct CommandService {
     pub(crate) limits: CodeLimits,
     pub(crate) guesses: Guesses,
     pub(crate) tries: WrongTries,
+    pub(crate) unsent: Unsent,
     pub(crate) outbox: Outbox,
     pub(crate) erasing: Erasing,
     pub(crate) master: Arc<MasterKey>,
@@ -128,6 +130,7 @@ impl CommandService {
             limits,
             guesses,
             tries,
+            unsent: Unsent::default(),
             outbox,
             erasing,
             master,
