@@ -95,7 +95,8 @@ impl CommandService {
         let (is_bound, expires_at) = (issued.bind.is_some(), issued.expires_at);
         let newest = Newest { account: issued.account, challenge, is_bound, expires_at };
         if let Some(old) = self.challenges.replace(line, newest, now)? {
-            let commit = CommitId::derive(envelope.id.as_bytes(), "commit");
+            // Not the commit of a sign-in with the same id: this would count as its first try.
+            let commit = CommitId::derive(envelope.id.as_bytes(), "replace");
             self.challenges.use_up(old.challenge, commit, now).await?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use omnirun_commands_api::Code;
+use omnirun_commands_api::{Code, Envelope};
 use omnirun_events::log::AppendError;
 use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::*;
@@ -103,4 +103,17 @@ async fn a_code_is_mailed_although_the_one_before_it_cannot_be_ended() {
     let code = world.mailbox.code(2).await;
     process.send(world.envelope(verify("a@example.org", Some(challenge), &code))).await.expect("it works");
     assert_eq!(world.mailbox.recipients().len(), 2);
+}
+
+#[tokio::test]
+async fn a_code_that_a_newer_one_replaced_does_not_sign_in_by_the_key_of_that_request() {
+    let world = World::new().await;
+    let process = world.process().await;
+    let old = process.ask_for_code(&world, "a@example.org").await;
+    let code = world.mailbox.code(1).await;
+    let newer = world.envelope(request_code("a@example.org"));
+    process.send(newer.clone()).await.expect("asked");
+    let replayed = Envelope { command: verify("a@example.org", Some(old), &code), ..newer };
+    let refused = process.send(replayed).await.expect_err("replaced");
+    assert_eq!(refused.code, Code::InvalidOrExpiredCode);
 }
