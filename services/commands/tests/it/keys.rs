@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use omnirun_commands::Parts;
 use omnirun_commands_api::{Command, Outcome};
 use omnirun_events::event::Event;
 use omnirun_events::keys::{DataKeyWrapped, DataKeysDestroyed};
 use omnirun_events::log::memory::MemoryLog;
-use omnirun_events::log::{AppendError, Erase as _, read_to_end};
+use omnirun_events::log::{AppendError, Erase, EraseError, read_to_end};
 use omnirun_events::sealing::DataKeyLabel;
 use omnirun_events::*;
 use tokio::sync::{Notify, Semaphore};
@@ -117,6 +118,54 @@ async fn a_key_that_nothing_needs_is_swept_after_an_hour_and_no_other() {
     assert!(wrapped(&world).await.len() == 1 && can_open(&world, &process, account).await);
     assert!(process.view(&world, |directory| directory.erasures.are_open()).await, "copies of them open");
     process.service.rotate_master_key().await.expect("memory");
+    assert!(!process.view(&world, |directory| directory.erasures.are_open()).await);
+}
+
+/// Keys are destroyed when it is told to.
+struct SlowErase {
+    log: MemoryLog,
+    arrived: Notify,
+    go: Notify,
+}
+
+#[async_trait]
+impl Erase for SlowErase {
+    async fn purge_through(&self, subject: &Subject, last: Sequence) -> Result<u64, EraseError> {
+        self.log.purge_through(subject, last).await
+    }
+
+    async fn purge_all(&self, log: Log, filter: Filter) -> Result<u64, EraseError> {
+        self.arrived.notify_one();
+        self.go.notified().await;
+        self.log.purge_all(log, filter).await
+    }
+}
+
+#[tokio::test]
+async fn no_rotation_begins_between_the_record_of_keys_that_go_and_their_end() {
+    let world = World::new().await;
+    let (log, arrived, go) = (world.log.clone(), Notify::new(), Notify::new());
+    let erase = Arc::new(SlowErase { log, arrived, go });
+    let process = world.process_of(|parts| Parts { erase: erase.clone(), ..parts }).await;
+    let account = world.sign_in(&process, "a@example.org").await;
+    let old = DataKeyWrapped { label: DataKeyLabel::Day(20_200_101), ..wrapped(&world).await.remove(0) };
+    let kind = SubjectKind::DayKey(account, 20_200_101);
+    world.append(&commands_signer(), Actor::System(Role::Commands), kind, old).await;
+    let rotation = async {
+        erase.arrived.notified().await;
+        let mut rotation = std::pin::pin!(process.service.rotate_master_key());
+        for _ in 0..100 {
+            let is_ready = std::future::poll_fn(|context| {
+                std::task::Poll::Ready(rotation.as_mut().poll(context).is_ready())
+            });
+            assert!(!is_ready.await, "the key is still there");
+            tokio::task::yield_now().await;
+        }
+        erase.go.notify_one();
+        rotation.await.expect("its turn has come")
+    };
+    let (expired, rotated) = tokio::join!(process.service.expire(&world.log), rotation);
+    assert_eq!((expired.keys, rotated.keys), (1, 1));
     assert!(!process.view(&world, |directory| directory.erasures.are_open()).await);
 }
 
