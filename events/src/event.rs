@@ -135,7 +135,7 @@ events! {
     HostLost(host::HostLost) = "host.lost", 1, by Commands;
     KeyEnrolled(keys::KeyEnrolled) = "key.enrolled", 1, by Root;
     KeyRetired(keys::KeyRetired) = "key.retired", 1, by Root;
-    MasterKeyRotated(keys::MasterKeyRotated) = "master_key.rotated", 1, by Commands;
+    MasterKeyRotated(keys::MasterKeyRotated) = "master_key.rotated", 2, by Commands;
     DataKeyWrapped(keys::DataKeyWrapped) = "data_key.wrapped", 1, by Commands;
     DataKeysDestroyed(keys::DataKeysDestroyed) = "data_keys.destroyed", 1, by Commands;
     AccountClosing(account::AccountClosing) = "account.closing", 1, by Commands;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::envelope::Role;
 use crate::id::{HostId, KeyId};
+use crate::log::Sequence;
 use crate::sealing::{DataKeyLabel, Sealed};
 
 /// A SHA-256 digest of something public: an image, a certificate.
@@ -44,16 +45,21 @@ pub struct KeyRetired {
     pub key: KeyId,
 }
 
-/// The master key has a new epoch and the one before is overwritten: whatever was destroyed before this record cannot be unwrapped any more, in
-/// whatever copy. On `sys.erasure`, among the tombstones that it makes final.
+/// The master key has a new epoch and the one before is overwritten. On `sys.erasure`, among the tombstones that it makes final.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MasterKeyRotated {
     /// The epoch that every data key is wrapped under.
     pub epoch: u32,
+    /// What was destroyed by this position of EVENTS cannot be unwrapped any more, in whatever copy: it was gone when the epoch began, and so was
+    /// never wrapped under it. [`Sequence::NONE`] where nobody can tell: of a rotation that went on with an epoch which another had begun,
+    /// and in version 1.
+    #[serde(default)]
+    pub final_through: Sequence,
 }
 
-/// Data keys are destroyed because what was sealed under them is as old as it may become. Copies of the wrapped keys can be unwrapped until the
-/// master key is rotated, which this makes due. On `sys.erasure`, appended before the keys go.
+/// Data keys are destroyed because what was sealed under them is as old as it may become, or because nothing needs them. Copies of the wrapped
+/// keys can be unwrapped until the master key is rotated, which this makes due. On `sys.erasure`; between it and the end of the keys no
+/// epoch of the master key begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataKeysDestroyed {
     /// How many.

@@ -32,7 +32,7 @@ pub struct Directory {
 
 impl Fold for Directory {
     const NAME: &'static str = "directory";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
 
     fn apply(&mut self, fact: &Fact<'_>) {
         self.accounts.apply(fact);

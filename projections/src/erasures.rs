@@ -18,7 +18,7 @@ use crate::Fact;
 pub struct Erasures {
     /// Position in EVENTS and time of the last tombstone of an account, change of an address, or destruction of keys.
     last: Option<(Sequence, Timestamp)>,
-    /// Position, time and epoch of the last rotation.
+    /// Of the last rotation that made something final: through which position, when, and the epoch.
     rotated: Option<(Sequence, Timestamp, u32)>,
     /// What tombstones name and nobody has said to be removed.
     unfinished: BTreeMap<ReceiptId, BTreeMap<Log, Positions>>,
@@ -36,15 +36,18 @@ impl Erasures {
         self.unfinished.iter().map(|(receipt, positions)| (*receipt, positions))
     }
 
-    /// The epoch of the master key and since when, as of the last rotation.
+    /// The epoch of the master key and since when, as of the last rotation that made something final.
     pub fn rotated(&self) -> Option<(u32, Timestamp)> {
         self.rotated.map(|(_, at, epoch)| (epoch, at))
     }
 
-    /// Whether keys were destroyed since the last rotation: a master key that is older still opens copies of them.
+    /// Whether keys were destroyed that the current epoch of the master key may have wrapped: it opens copies of them until it ends.
     pub fn are_open(&self) -> bool {
-        let rotated = self.rotated.map(|(sequence, ..)| sequence);
-        self.last.is_some_and(|(last, _)| Some(last) > rotated)
+        self.last.is_some_and(|(last, _)| last > self.final_through())
+    }
+
+    fn final_through(&self) -> Sequence {
+        self.rotated.map(|(through, ..)| through).unwrap_or_default()
     }
 
     pub(crate) fn apply(&mut self, fact: &Fact<'_>) {
@@ -62,8 +65,10 @@ impl Erasures {
             | (SubjectKind::Erasure, Event::DataKeysDestroyed(_)) => {
                 self.last = Some((fact.sequence, fact.at))
             }
-            (SubjectKind::Erasure, Event::MasterKeyRotated(rotated)) => {
-                self.rotated = Some((fact.sequence, fact.at, rotated.epoch));
+            (SubjectKind::Erasure, Event::MasterKeyRotated(rotated))
+                if rotated.final_through > self.final_through() =>
+            {
+                self.rotated = Some((rotated.final_through, fact.at, rotated.epoch));
             }
             _ => {}
         }

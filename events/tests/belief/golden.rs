@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use omnirun_events::auth::{ChallengeIssued, Purpose};
 use omnirun_events::billing::StatementClosed;
 use omnirun_events::event::{EventName, WRITTEN};
+use omnirun_events::keys::MasterKeyRotated;
 use omnirun_events::sandbox::{SandboxStopped, StopReason};
 use omnirun_events::sealing::DataKey;
 use omnirun_events::*;
@@ -81,6 +82,9 @@ fn as_read(name: &str, version: u16) -> Event {
             SandboxStopped { reason: StopReason::TimedOut, ..stopped }.into()
         }
         (Event::StatementClosed(statement), 1) => StatementClosed { seen: Vec::new(), ..statement }.into(),
+        (Event::MasterKeyRotated(rotated), 1) => {
+            MasterKeyRotated { final_through: Sequence::NONE, ..rotated }.into()
+        }
         (event, _) => event,
     }
 }

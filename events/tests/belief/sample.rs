@@ -171,7 +171,7 @@ pub fn event(name: &str) -> Event {
         }
         "key.enrolled" => enrolment(Role::Worker, 0).into(),
         "key.retired" => KeyRetired { key: signer(Role::Worker, 0).id() }.into(),
-        "master_key.rotated" => MasterKeyRotated { epoch: 2 }.into(),
+        "master_key.rotated" => MasterKeyRotated { epoch: 2, final_through: Sequence(41) }.into(),
         "data_key.wrapped" => DataKeyWrapped {
             label: DataKeyLabel::Month(202_611),
             epoch: 2,

@@ -100,7 +100,8 @@ impl Challenges {
         }))
     }
 
-    /// Issues a challenge; false if its id was issued before.
+    /// Issues a challenge; [`Answer::Late`] if its id was issued before. Of the same command at two processes both may be first, and one
+    /// is stored.
     pub async fn issue(
         &self,
         challenge: ChallengeId,

@@ -327,14 +327,15 @@ impl CommandService {
 
     /// Drops what this process still knows of accounts that are not there: another one may have closed them.
     fn forget_closed(&self) {
-        self.writer.directory.view(|directory, _| {
-            let is_there = |account: AccountId| directory.accounts.get(account).is_some();
-            self.index.retain(is_there);
-        });
+        let gone = self
+            .writer
+            .directory
+            .view(|directory, _| self.index.retain(|account| directory.accounts.get(account).is_some()));
+        gone.into_iter().for_each(|account| self.challenges.forget_account(account));
     }
 
     /// Appends one event to `sys.erasure`; answers with its position.
-    async fn append_to_erasure(&self, event: Event) -> Result<Sequence, Failure> {
+    pub(crate) async fn append_to_erasure(&self, event: Event) -> Result<Sequence, Failure> {
         let subject = Subject::from(SubjectKind::Erasure);
         let draft = Draft {
             commit: self.fresh_commit(),

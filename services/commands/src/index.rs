@@ -101,11 +101,12 @@ impl AddressIndex {
         self.write(|known| known.forget(account));
     }
 
-    /// Forgets the addresses of all accounts but these.
-    pub fn retain(&self, is_there: impl Fn(AccountId) -> bool) {
+    /// Forgets the addresses of all accounts but these; answers whose they were.
+    pub fn retain(&self, is_there: impl Fn(AccountId) -> bool) -> Vec<AccountId> {
         let gone: Vec<AccountId> =
             self.read(|known| known.opened.keys().copied().filter(|account| !is_there(*account)).collect());
-        gone.into_iter().for_each(|account| self.forget(account));
+        gone.iter().for_each(|account| self.forget(*account));
+        gone
     }
 
     fn write<R>(&self, write: impl FnOnce(&mut Known) -> R) -> R {

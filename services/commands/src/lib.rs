@@ -19,6 +19,7 @@ pub mod index;
 pub mod limits;
 pub mod outbox;
 pub mod tries;
+pub mod unsent;
 
 pub mod decide;
 

@@ -105,6 +105,15 @@ pub enum MasterKeyError {
     },
 }
 
+/// The epoch of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It began with this call.
+    Now(u32),
+    /// Somebody had begun it before.
+    Before(u32),
+}
+
 /// While this is held, no epoch comes or goes: not in this process, and not in another one that has the same file.
 pub(crate) struct Turn<G> {
     _here: G,
@@ -181,20 +190,26 @@ impl MasterKey {
     }
 
     /// Adds an epoch, unless a rotation that was broken off has added it before; it is the current one when this returns, and durable.
-    pub(crate) async fn begin_rotation(&self, random: &Random) -> Result<u32, MasterKeyError> {
+    pub(crate) async fn begin_rotation(&self, random: &Random) -> Result<Begun, MasterKeyError> {
         let turn = self.turn_alone().await?;
-        if !self.is_rotating() {
-            let next = Epoch { number: self.epoch() + 1, key: Zeroizing::new(random::bytes(random)) };
-            self.in_file(&turn, |file| slots::write(file, &next))?;
-            self.change(|known| known.epochs.insert(0, next));
+        let newest = self.epoch();
+        if self.is_rotating() {
+            return Ok(Begun::Before(newest));
         }
-        Ok(self.epoch())
+        let next = Epoch { number: newest + 1, key: Zeroizing::new(random::bytes(random)) };
+        self.in_file(&turn, |file| slots::write(file, &next))?;
+        self.change(|known| known.epochs.insert(0, next));
+        Ok(Begun::Now(newest + 1))
     }
 
-    /// Overwrites every epoch but the current one. What was wrapped under it alone is unreadable from here on.
-    pub(crate) async fn end_rotation(&self) -> Result<(), MasterKeyError> {
+    /// Overwrites the epoch before `epoch`. What was wrapped under it alone is unreadable from here on. Does nothing once `epoch` is not the
+    /// newest: then the one before it is gone, and keys that nobody has looked at yet are under `epoch` itself.
+    pub(crate) async fn end_rotation(&self, epoch: u32) -> Result<(), MasterKeyError> {
         let turn = self.turn_alone().await?;
-        let old = self.known(|known| known.epochs.get(1).cloned());
+        let old = self.known(|known| match known.epochs.as_slice() {
+            [newest, old] if newest.number == epoch => Some(old.clone()),
+            _ => None,
+        });
         let Some(old) = old else { return Ok(()) };
         self.in_file(&turn, |file| slots::wipe(file, &old))?;
         self.change(|known| {

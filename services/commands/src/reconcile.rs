@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use omnirun_events::envelope::{Actor, Draft, Head, Role};
 use omnirun_events::host::LEASE;
 use omnirun_events::id::{AccountId, CommitId, SandboxId};
+use omnirun_events::keys::DataKeysDestroyed;
 use omnirun_events::sandbox::{FailReason, SandboxFailed};
 use omnirun_events::subject::SubjectKind;
 use omnirun_events::unit::Millis;
@@ -83,6 +84,8 @@ impl CommandService {
     pub async fn sweep_keys(&self) -> Result<u64, Failure> {
         let destroyed = self.keys.sweep().await?;
         if destroyed > 0 {
+            let count = u32::try_from(destroyed).unwrap_or(u32::MAX);
+            self.append_to_erasure(DataKeysDestroyed { count }.into()).await?;
             tracing::info!(count = destroyed, "data keys that nothing needs were destroyed");
         }
         Ok(destroyed)

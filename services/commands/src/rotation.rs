@@ -18,7 +18,8 @@ const HOUR: u64 = 3600 * 1000;
 /// The hour of the day, in UTC, from which on the night's rotation is due.
 const NIGHT: u64 = 3;
 
-/// Whether it is time: something was erased since the last rotation, and that was not in this night. A day without an erasure has none.
+/// Whether it is time: something was erased that the last rotation did not make final, and that was not in this night. A day without an erasure
+/// has none.
 pub fn is_due(erasures: &Erasures, now: Timestamp) -> bool {
     let night = |at: Timestamp| at.0.saturating_sub(NIGHT * HOUR) / (24 * HOUR);
     let is_new = |(_, erased): (_, Timestamp)| night(erased) < night(now);
@@ -29,17 +30,25 @@ pub fn is_due(erasures: &Erasures, now: Timestamp) -> bool {
 impl CommandService {
     /// Rotates the master key if it is time to, or if a rotation was broken off. Whether it did.
     pub async fn rotate_if_due(&self) -> Result<Option<Rotated>, Failure> {
+        let _one_at_a_time = self.rotating.lock().await;
+        // What somebody else has rotated meanwhile is not due any more.
+        self.writer.catch_up().await?;
         let now = (self.clock)();
         let is_due = self.writer.directory.view(|directory, _| is_due(&directory.erasures, now));
         match is_due || self.master.is_rotating() {
-            true => self.rotate_master_key().await.map(Some),
+            true => self.rotate().await.map(Some),
             false => Ok(None),
         }
     }
 
     /// Rotates the master key and says so on the log. Broken off before it is said, the next one says it.
     pub async fn rotate_master_key(&self) -> Result<Rotated, Failure> {
-        let rotated = self.keys.rotate().await?;
+        let _one_at_a_time = self.rotating.lock().await;
+        self.rotate().await
+    }
+
+    async fn rotate(&self) -> Result<Rotated, Failure> {
+        let Rotated { epoch, keys, final_through } = self.keys.rotate().await?;
         let subject = Subject::from(SubjectKind::Erasure);
         let draft = Draft {
             commit: self.fresh_commit(),
@@ -47,20 +56,20 @@ impl CommandService {
             at: (self.clock)(),
             actor: Actor::System(Role::Commands),
             cause: None,
-            events: vec![MasterKeyRotated { epoch: rotated.epoch }.into()],
+            events: vec![MasterKeyRotated { epoch, final_through }.into()],
         };
-        let outcome = Outcome::MasterKeyRotated { epoch: rotated.epoch, keys: rotated.keys };
+        let outcome = Outcome::MasterKeyRotated { epoch, keys };
         let decide = |_: &_| Ok(Decision::Write(vec![draft.clone()], outcome.clone()));
         self.writer.run(&[subject], decide).await?;
-        tracing::info!(epoch = rotated.epoch, keys = rotated.keys, "the master key was rotated");
-        Ok(rotated)
+        tracing::info!(epoch, keys, final_through = final_through.0, "the master key was rotated");
+        Ok(Rotated { epoch, keys, final_through })
     }
 
     pub(crate) async fn rotate_on_demand(&self, actor: Actor) -> Result<Reply, Failure> {
         if actor != Actor::Operator {
             return Err(Rejection::new(Code::NotFound, "Only an operator rotates the master key.").into());
         }
-        let Rotated { epoch, keys } = self.rotate_master_key().await?;
+        let Rotated { epoch, keys, .. } = self.rotate_master_key().await?;
         Ok(Reply { position: None, outcome: Outcome::MasterKeyRotated { epoch, keys } })
     }
 }
@@ -77,12 +86,15 @@ mod tests {
 
     const DAY: u64 = 24 * HOUR;
 
-    /// Erasures of a history: an address changed or a rotation, each at its hour.
-    fn history(facts: &[(u64, Option<u32>)]) -> Erasures {
+    /// Erasures of a history: an address changed, or a rotation that makes everything final through a position, each at its hour.
+    fn history(facts: &[(u64, Option<u64>)]) -> Erasures {
         let mut directory = Directory::default();
-        for (sequence, (hour, epoch)) in facts.iter().enumerate() {
-            let (kind, event): (SubjectKind, Event) = match epoch {
-                Some(epoch) => (SubjectKind::Erasure, MasterKeyRotated { epoch: *epoch }.into()),
+        for (sequence, (hour, through)) in facts.iter().enumerate() {
+            let (kind, event): (SubjectKind, Event) = match through {
+                Some(through) => {
+                    let rotated = MasterKeyRotated { epoch: 2, final_through: Sequence(*through) };
+                    (SubjectKind::Erasure, rotated.into())
+                }
                 None => {
                     let email = Sealed { key: DataKeyLabel::Address(2), nonce: [0; 24], text: vec![1] };
                     (SubjectKind::Account(AccountId::from_bytes([1; 16])), EmailChanged { email }.into())
@@ -101,14 +113,14 @@ mod tests {
         directory.erasures
     }
 
-    fn due(facts: &[(u64, Option<u32>)], hour: u64) -> bool {
+    fn due(facts: &[(u64, Option<u64>)], hour: u64) -> bool {
         is_due(&history(facts), Timestamp(10 * DAY + hour * HOUR))
     }
 
     #[test]
     fn nothing_erased_means_no_rotation() {
         assert!(!due(&[], 100));
-        assert!(!due(&[(5, None), (6, Some(2))], 100));
+        assert!(!due(&[(5, None), (6, Some(1))], 100));
     }
 
     #[test]
@@ -120,8 +132,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_erased_while_a_rotation_ran_is_final_after_the_next_one() {
+        let erased_meanwhile = [(12, None), (24 + 3, None), (24 + 4, Some(1))];
+        assert!(history(&erased_meanwhile).are_open());
+        assert!(!due(&erased_meanwhile, 24 + 5) && due(&erased_meanwhile, 48 + 3));
+        assert!(!history(&[(12, None), (24 + 3, None), (24 + 4, Some(2))]).are_open());
+    }
+
+    #[test]
+    fn a_rotation_that_went_on_with_the_epoch_of_another_is_followed_by_one_that_makes_final() {
+        assert!(due(&[(12, None), (24 + 3, Some(0))], 24 + 4));
+        assert!(!due(&[(12, None), (24 + 3, Some(0)), (24 + 4, Some(2))], 24 + 5));
+    }
+
+    #[test]
     fn a_night_has_one_rotation() {
-        assert!(!due(&[(12, None), (24 + 3, Some(2)), (24 + 4, None)], 24 + 5));
-        assert!(due(&[(12, None), (24 + 3, Some(2)), (24 + 4, None)], 48 + 3));
+        assert!(!due(&[(12, None), (24 + 3, Some(1)), (24 + 4, None)], 24 + 5));
+        assert!(due(&[(12, None), (24 + 3, Some(1)), (24 + 4, None)], 48 + 3));
     }
 }

@@ -31,6 +31,7 @@ use crate::outbox::Outbox;
 use crate::random::{self, Random};
 use crate::reconcile;
 use crate::tries::WrongTries;
+use crate::unsent::Unsent;
 use crate::writer::Writer;
 
 /// How long a start may take until the directory has read the log.
@@ -85,12 +86,15 @@ pub struct CommandService {
     pub(crate) limits: CodeLimits,
     pub(crate) guesses: Guesses,
     pub(crate) tries: WrongTries,
+    pub(crate) unsent: Unsent,
     pub(crate) outbox: Outbox,
     pub(crate) erasing: Erasing,
     pub(crate) master: Arc<MasterKey>,
     pub(crate) plans: Arc<Plans>,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
+    /// Rotations of the master key go one after the other.
+    pub(crate) rotating: Mutex<()>,
     turns: [Mutex<()>; TURNS],
 }
 
@@ -126,12 +130,14 @@ impl CommandService {
             limits,
             guesses,
             tries,
+            unsent: Unsent::default(),
             outbox,
             erasing,
             master,
             plans,
             clock,
             random,
+            rotating: Mutex::default(),
             turns,
         }))
     }

@@ -80,7 +80,7 @@ pub(crate) struct Report {
     /// Records under the erasure's tombstones, in all logs.
     removed: u64,
     finished: Option<Position>,
-    /// The epoch of the master key that came after the last tombstone: copies of destroyed keys are worthless since.
+    /// The epoch of the master key that began after the last tombstone: copies of destroyed keys are worthless since.
     made_final: Option<u32>,
 }
 
@@ -132,16 +132,17 @@ async fn verified(
 impl Report {
     /// Follows `sys.erasure`.
     fn follow(&mut self, receipt: ReceiptId, events: &[(Sequence, Event)]) {
+        let mut last = Sequence::NONE;
         for (sequence, event) in events {
             match event {
                 Event::RecordsErased(tombstone) if tombstone.cause == (Cause::Account { receipt }) => {
                     self.removed += tombstone.positions.iter().map(|span| span.1).sum::<u64>();
-                    self.made_final = None;
+                    (last, self.made_final) = (*sequence, None);
                 }
                 Event::ErasureFinished(finished) if finished.receipt == receipt => {
                     self.finished = Some(Position { log: Log::Events, sequence: *sequence });
                 }
-                Event::MasterKeyRotated(rotated) if self.removed > 0 => {
+                Event::MasterKeyRotated(rotated) if self.removed > 0 && rotated.final_through >= last => {
                     self.made_final.get_or_insert(rotated.epoch);
                 }
                 _ => {}

@@ -79,6 +79,8 @@ impl CommandService {
             let email = self.keys.seal(account, next_key(before.key), &own, EMAIL_FIELD, &email).await?;
             let notice = self.keys.open(account, &before, &own, EMAIL_FIELD).await?;
             let wish = Wish::of(envelope, account, (self.clock)());
+            // Held until the old key is gone: an epoch of the master key that began in between would wrap it anew.
+            let _turn = self.master.turn().await?;
             let done = self.writer.decide_at(std::slice::from_ref(&own), (&registry, claims), |directory| {
                 email::change(directory, &wish, &before, &email)
             });

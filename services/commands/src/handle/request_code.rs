@@ -31,13 +31,14 @@ impl CommandService {
         self.index.sync().await?;
         // Drawn in any case: what is done must not tell whether there is an account.
         let reserved = AccountId::from_bytes(random::bytes(&self.random));
-        // A code that is asked for while the account is erased may come back when it is gone: never for its id.
-        let is_closing = |account: &AccountId| {
-            self.writer.directory.view(|directory, _| directory.accounts.is_closing(*account))
-        };
-        let known = self.index.find(&typed).unzip();
+        let (stored, known) = self.index.find(&typed).unzip();
         let pending = self.challenges.newest(&Line::SignIn(typed.clone()), (self.clock)());
-        let account = known.1.or(pending.map(|newest| newest.account));
-        Ok((known.0.unwrap_or(typed), account.filter(|account| !is_closing(account)).unwrap_or(reserved)))
+        let pending = pending.map(|newest| newest.account);
+        // Never one that is being erased or gone, which the index may not have noticed: a code for it may come back when its id is free.
+        let account = self.writer.directory.view(|directory, _| match known {
+            Some(known) => directory.accounts.get_open(known).map(|_| known),
+            None => pending.filter(|pending| directory.accounts.get(*pending).is_none()),
+        });
+        Ok((stored.unwrap_or(typed), account.unwrap_or(reserved)))
     }
 }

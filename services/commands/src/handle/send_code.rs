@@ -9,9 +9,10 @@ use omnirun_events::log::Sequence;
 use omnirun_events::unit::Timestamp;
 
 use crate::address::Address;
-use crate::challenges::{Answer, Line, Newest};
+use crate::challenges::{Line, Newest};
 use crate::codes::{self, RESEND_AFTER, VALID_FOR};
 use crate::decide::other_wish;
+use crate::decide::repeat::must_be_same;
 use crate::failure::{Failure, busy};
 use crate::service::CommandService;
 use crate::writer::reply;
@@ -30,40 +31,75 @@ impl CommandService {
     pub(super) async fn send_code(&self, envelope: &Envelope, asked: Asked) -> Result<Reply, Failure> {
         let now = (self.clock)();
         let challenge = ChallengeId::derive(envelope.id.as_bytes(), "challenge");
-        if let Some(earlier) = self.challenges.issued(challenge).await? {
-            return again(challenge, &earlier, &asked, now);
+        let issued = match self.challenges.issued(challenge).await? {
+            Some(earlier) => earlier,
+            None => self.issue(envelope, challenge, &asked, now).await?,
+        };
+        must_be_same(is_for(&issued, &asked) && now < issued.expires_at)?;
+        if self.unsent.has(challenge) {
+            self.mail(challenge, &issued, &asked)?;
+            self.unsent.remove(challenge);
+            self.end_older(envelope, challenge, &issued, asked, now).await?;
         }
-        let Asked { address, account, purpose, bind, network } = asked;
-        let form = self.limits.take(&address, network, now)?.max(self.guesses.form(&address));
+        Ok(reply(Sequence::NONE, requested(challenge)))
+    }
+
+    /// Issues the challenge. Answers with what is stored: the same command at another process may have been first, with an account drawn there.
+    async fn issue(
+        &self,
+        envelope: &Envelope,
+        challenge: ChallengeId,
+        asked: &Asked,
+        now: Timestamp,
+    ) -> Result<ChallengeIssued, Failure> {
+        let form = self.limits.take(&asked.address, asked.network, now)?;
         let issued = ChallengeIssued {
-            account,
+            account: asked.account,
             epoch: self.master.epoch(),
-            digits: form.characters(),
-            bind: bind.map(Vec::from),
+            digits: form.max(self.guesses.form(&asked.address)).characters(),
+            bind: asked.bind.map(Vec::from),
             expires_at: now.after(VALID_FOR),
-            purpose,
+            purpose: asked.purpose,
         };
         let commit = CommitId::derive(envelope.id.as_bytes(), "commit");
-        if self.challenges.issue(challenge, commit, issued.clone(), now).await? == Answer::Late {
-            return Err(other_wish().into());
-        }
-        let line = match purpose {
-            Purpose::SignIn => Line::SignIn(address.clone()),
-            Purpose::ChangeEmail => Line::ChangeEmail(account),
-        };
-        let newest = Newest { account, challenge, is_bound: bind.is_some(), expires_at: issued.expires_at };
-        if let Some(old) = self.challenges.replace(line, newest, now)? {
-            self.challenges.use_up(old.challenge, commit, now).await?;
-        }
-        let code = codes::derive(&self.master, challenge, &issued, &address);
-        // Gone only if the master key was rotated twice since the line above.
-        let code = code.ok_or_else(|| busy("No code can be made now; try again."))?;
-        let content = match purpose {
+        self.unsent.add(challenge, issued.expires_at, now);
+        self.challenges.issue(challenge, commit, issued, now).await?;
+        Ok(self.challenges.issued(challenge).await?.ok_or_else(other_wish)?)
+    }
+
+    fn mail(&self, challenge: ChallengeId, issued: &ChallengeIssued, asked: &Asked) -> Result<(), Failure> {
+        // None only if the master key was rotated twice since it was issued.
+        let code = codes::derive(&self.master, challenge, issued, &asked.address)
+            .ok_or_else(|| busy("No code can be made now; try again."))?;
+        let content = match issued.purpose {
             Purpose::SignIn => Content::SignInCode { code, valid_for: VALID_FOR },
             Purpose::ChangeEmail => Content::ChangeEmailCode { code, valid_for: VALID_FOR },
         };
-        self.outbox.hand_over(Mail { to: Personal::new(address.as_str()), content });
-        Ok(reply(Sequence::NONE, requested(challenge)))
+        self.outbox.hand_over(Mail { to: Personal::new(asked.address.as_str()), content });
+        Ok(())
+    }
+
+    /// The challenge is the newest of its line from here on, and the one before it is used up.
+    async fn end_older(
+        &self,
+        envelope: &Envelope,
+        challenge: ChallengeId,
+        issued: &ChallengeIssued,
+        asked: Asked,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let line = match issued.purpose {
+            Purpose::SignIn => Line::SignIn(asked.address),
+            Purpose::ChangeEmail => Line::ChangeEmail(issued.account),
+        };
+        let (is_bound, expires_at) = (issued.bind.is_some(), issued.expires_at);
+        let newest = Newest { account: issued.account, challenge, is_bound, expires_at };
+        if let Some(old) = self.challenges.replace(line, newest, now)? {
+            // Not the commit of a sign-in with the same id: this would count as its first try.
+            let commit = CommitId::derive(envelope.id.as_bytes(), "replace");
+            self.challenges.use_up(old.challenge, commit, now).await?;
+        }
+        Ok(())
     }
 }
 
@@ -73,20 +109,16 @@ pub(super) fn parse(typed: &Personal) -> Result<Address, Rejection> {
         .map_err(|_| Rejection::new(Code::Invalid, "This is not a mail address that codes can be sent to."))
 }
 
-/// The command came before: its first mail is the one. Once that code has expired, the answer is the same for every address: what an address
-/// without an account was to get is forgotten by then, and must not tell it from one with an account.
-fn again(
-    challenge: ChallengeId,
-    earlier: &ChallengeIssued,
-    asked: &Asked,
-    now: Timestamp,
-) -> Result<Reply, Failure> {
-    let bind = asked.bind.map(Vec::from);
-    let is_same = (earlier.account, &earlier.bind, earlier.purpose) == (asked.account, &bind, asked.purpose);
-    if !is_same || now >= earlier.expires_at {
-        return Err(other_wish().into());
-    }
-    Ok(reply(Sequence::NONE, requested(challenge)))
+/// Whether a challenge is what is asked for. Whose a sign-in is, the command's id says, which no two addresses share: the account that an
+/// unknown address would get is another one at each process, and must not tell it from one with an account.
+///
+/// Once the code has expired the answer is the same for every address as well: what an unknown one was to get is forgotten by then.
+fn is_for(issued: &ChallengeIssued, asked: &Asked) -> bool {
+    let is_theirs = match asked.purpose {
+        Purpose::SignIn => true,
+        Purpose::ChangeEmail => issued.account == asked.account,
+    };
+    is_theirs && issued.purpose == asked.purpose && issued.bind == asked.bind.map(Vec::from)
 }
 
 fn requested(challenge: ChallengeId) -> Outcome {

@@ -25,7 +25,10 @@ impl CommandService {
         let token = tokens::token_of(&wish);
         let subject = Subject::from(SubjectKind::Token(account, token));
         let subjects = [SubjectKind::Account(account).into(), subject.clone()];
-        self.writer.reach(&subjects).await?;
+        // Each token has a subject of its own: only who comes alone and has read the whole log sees how many there are, and what the same command
+        // has made before. Two processes may each let one more through.
+        let _turn = self.turn(account).await;
+        self.writer.catch_up().await?;
         let (is_open, recorded) = self.writer.directory.view(|directory, _| {
             let recorded = directory.tokens.get(token).and_then(|token| token.name.clone());
             (must_be_open(directory, account).map(drop), recorded)
@@ -36,10 +39,6 @@ impl CommandService {
             None => Recorded::Nothing,
         };
         let name = self.keys.seal(account, DataKeyLabel::Account, &subject, NAME_FIELD, &wanted.name).await?;
-        // Each token has a subject of its own: only who comes alone and has read the whole log sees how many there are. Two processes may each let
-        // one more through.
-        let _turn = self.turn(account).await;
-        self.writer.catch_up().await?;
         let decide = |directory: &_| tokens::create(directory, &wish, wanted, credential, &name, &recorded);
         self.writer.run(&subjects, decide).await
     }

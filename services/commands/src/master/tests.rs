@@ -96,9 +96,9 @@ async fn after_a_rotation_the_old_key_is_not_in_the_file_any_more() {
     let (_directory, path) = in_directory();
     let key = MasterKey::create_with(&path, &fixed(0xa1)).expect("created");
     for (number, byte) in [(2, 0xa2), (3, 0xa3), (4, 0xa4)] {
-        assert_eq!(key.begin_rotation(&fixed(byte)).await.expect("room"), number);
+        assert_eq!(key.begin_rotation(&fixed(byte)).await.expect("room"), Begun::Now(number));
         assert!(key.is_rotating() && key.wrapping(number - 1).is_some());
-        key.end_rotation().await.expect("ours");
+        key.end_rotation(number).await.expect("ours");
         assert!(!key.is_rotating() && key.wrapping(number - 1).is_none());
         assert!(key.codes(number - 1).is_some() && key.codes(number - 2).is_none());
         let bytes = fs::read(&path).expect("ours");
@@ -114,12 +114,29 @@ async fn a_rotation_that_was_broken_off_goes_on_with_the_epoch_that_it_had_made(
     key.begin_rotation(&fixed(2)).await.expect("room");
     let wrapping = |key: &MasterKey| key.wrapping(2).map(|key| format!("{:?}", seal(&key)));
     let again = MasterKey::load(&path).expect("two slots");
-    assert_eq!(again.begin_rotation(&fixed(3)).await.expect("begun before"), 2);
+    assert_eq!(again.begin_rotation(&fixed(3)).await.expect("begun before"), Begun::Before(2));
     assert_eq!(wrapping(&again), wrapping(&key));
-    again.end_rotation().await.expect("ours");
+    again.end_rotation(2).await.expect("ours");
     // The one that began it learns of the end when it next wraps a key.
     drop(key.turn().await.expect("ours"));
     assert!(!key.is_rotating() && key.epoch() == 2);
+}
+
+/// The other process still walks its list when the third epoch begins.
+#[tokio::test]
+async fn whoever_ends_a_rotation_that_others_have_ended_leaves_the_next_one_alone() {
+    let (_directory, path) = in_directory();
+    let key = MasterKey::create_with(&path, &fixed(1)).expect("created");
+    let other = MasterKey::load(&path).expect("one slot");
+    assert_eq!(key.begin_rotation(&fixed(2)).await.expect("room"), Begun::Now(2));
+    assert_eq!(other.begin_rotation(&fixed(3)).await.expect("begun before"), Begun::Before(2));
+    key.end_rotation(2).await.expect("ours");
+    assert_eq!(key.begin_rotation(&fixed(3)).await.expect("room"), Begun::Now(3));
+    other.end_rotation(2).await.expect("over");
+    let both = MasterKey::load(&path).expect("two slots");
+    assert!(both.epoch() == 3 && both.wrapping(2).is_some(), "every key is still wrapped under it");
+    key.end_rotation(3).await.expect("ours");
+    assert!(!MasterKey::load(&path).expect("one slot").is_rotating());
 }
 
 fn seal(key: &DataKey) -> Vec<u8> {

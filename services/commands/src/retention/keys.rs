@@ -12,6 +12,7 @@ use omnirun_events::unit::Timestamp;
 use omnirun_retention::texts::key_goes;
 
 use super::{Expired, RetentionError};
+use crate::failure::Failure;
 use crate::service::CommandService;
 
 impl CommandService {
@@ -24,7 +25,9 @@ impl CommandService {
         if keys.is_empty() {
             return Ok(());
         }
-        // First: a rotation that comes between would leave these keys under the new epoch, and be due again.
+        // Held until they are gone: an epoch that began in between would wrap them anew.
+        let _turn = self.master.turn().await.map_err(Failure::from)?;
+        // First: broken off, the master key is rotated for those that are gone.
         let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
         self.append_as_system(SubjectKind::Erasure, vec![DataKeysDestroyed { count }.into()]).await?;
         for (account, label) in keys.into_values() {

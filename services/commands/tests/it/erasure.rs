@@ -104,6 +104,21 @@ async fn is_finished(world: &World) -> bool {
     })
 }
 
+/// Takes the erasure of an account without sandboxes to its end.
+async fn erased_by(world: &World, process: &Process, account: AccountId) {
+    for _ in 0..10 {
+        if let Some(through) =
+            process.view(world, |directory| directory.accounts.get(account)?.closing.as_ref()?.quiet_at).await
+        {
+            world.as_worker(SubjectKind::Host(HOST), HostCaughtUp { through }).await;
+            process.view(world, |_| ()).await;
+        }
+        world.pass(Millis(4_000));
+        process.service.go_on_erasing().await.expect("memory");
+    }
+    assert!(is_finished(world).await);
+}
+
 #[track_caller]
 fn nothing_of(account: AccountId, all: &[Stored]) {
     let text = account.to_string();
@@ -379,21 +394,37 @@ async fn an_old_code_does_not_bring_an_erased_account_back() {
     let challenge = process.ask_for_code(&world, EMAIL).await;
     let code = world.mailbox.code(mails + 1).await;
     close(&world, &process, account).await;
-    for _ in 0..10 {
-        if let Some(through) = process
-            .view(&world, |directory| directory.accounts.get(account)?.closing.as_ref()?.quiet_at)
-            .await
-        {
-            world.as_worker(SubjectKind::Host(HOST), HostCaughtUp { through }).await;
-            process.view(&world, |_| ()).await;
-        }
-        world.pass(Millis(4_000));
-        process.service.go_on_erasing().await.expect("memory");
-    }
-    assert!(is_finished(&world).await);
+    erased_by(&world, &process, account).await;
     let refused = process.send(world.envelope(verify(EMAIL, Some(challenge), &code))).await;
     assert_eq!(refused.expect_err("the code is used up").code, Code::InvalidOrExpiredCode);
     nothing_of(account, &everything(&world).await);
+}
+
+/// Which addresses are free, the other process has not looked at since.
+#[tokio::test]
+async fn a_process_that_has_not_noticed_an_erasure_sends_no_code_for_the_id_that_is_gone() {
+    let world = World::new().await;
+    let (process, other) = (world.process().await, world.process().await);
+    let account = world.sign_in(&process, EMAIL).await;
+    // It knows the address, and has sent a code for the account.
+    other.view(&world, |_| ()).await;
+    other.ask_for_code(&world, EMAIL).await;
+    close(&world, &process, account).await;
+    erased_by(&world, &process, account).await;
+    other.view(&world, |_| ()).await;
+    for _ in 0..2 {
+        let challenge = other.ask_for_code(&world, EMAIL).await;
+        let subject = SubjectKind::ChallengeIssued(challenge).into();
+        let stored = world.log.last(&subject).await.expect("memory").expect("issued");
+        let record = codec::decode(&stored.record).expect("a record");
+        let [Event::ChallengeIssued(issued)] = &record.events[..] else { panic!("{:?}", record.events) };
+        assert_ne!(issued.account, account);
+        // In the second round it has noticed.
+        other.service.go_on_erasing().await.expect("memory");
+    }
+    // Two codes before, the receipt, and these two.
+    world.mailbox.count(5).await;
+    assert_ne!(world.sign_in(&process, EMAIL).await, account);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod support;
 
 mod admission;
+mod asked_again;
 mod belief;
 mod billing;
 mod bus;
