@@ -2,7 +2,7 @@
 //! and, where it is wished for, a network as virtio devices, nothing else.
 //!
 //! Reading order: [`layout`], [`memory`], [`acpi`], [`boot`] (what a guest finds), [`cpuid`], [`vcpu`], [`machine`] (what
-//! runs it), [`virtio`], [`tap`] and [`bus`] (its devices), [`ended`], [`guest`], which puts them together, [`snapshot`], and [`jail`]
+//! runs it), [`virtio`], [`tap`] and [`bus`] (its devices), [`ended`], [`moment`], [`guest`], which puts them together, [`snapshot`], and [`jail`]
 //! (what is left of the host for whoever breaks out of all that).
 
 pub mod files;
@@ -34,6 +34,8 @@ pub mod ended;
 pub mod vcpu;
 
 pub mod machine;
+
+mod moment;
 
 pub mod snapshot;
 

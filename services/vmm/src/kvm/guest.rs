@@ -23,12 +23,14 @@ use super::{
     jail::filter::ThreadFilters,
     machine::{self, MachineState},
     memory::Memory,
+    moment::Moment,
     serial::{SerialPort, Sink},
     snapshot::{self, Loaded, State},
     usage,
     vcpu::{
         self, Vcpu,
-        state::{self, Counter},
+        counter::Counter,
+        state::{self, VcpuState},
     },
     virtio::{Fault, block::Block, console::Console, net::Net},
 };
@@ -63,6 +65,8 @@ struct Running {
     msrs: Arc<[u32]>,
     fingerprint: Arc<[u32]>,
     files: Arc<Files>,
+    /// Since when it is paused.
+    paused: Option<Moment>,
 }
 
 /// What a boot and a restore have in common before the processors.
@@ -185,8 +189,17 @@ impl KvmGuest {
 
     fn run(spec: &VmSpec, parts: Parts, vcpus: Vec<VcpuFd>) -> Result<Self, MonitorError> {
         let Parts { vm, memory, bus, ended, port, msrs, fingerprint, files, filters } = parts;
-        let mut running =
-            Running { vm, memory, bus, vcpus: Vec::new(), devices: None, msrs, fingerprint, files };
+        let mut running = Running {
+            vm,
+            memory,
+            bus,
+            vcpus: Vec::new(),
+            devices: None,
+            msrs,
+            fingerprint,
+            files,
+            paused: None,
+        };
         running.devices = Some(bus::start(&running.bus, &ended, filters.as_ref())?);
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             running.vcpus.push(vcpu::start(index, vcpu, &running.bus, &ended, filters.as_ref())?);
@@ -196,9 +209,9 @@ impl KvmGuest {
         Ok(Self { running: Some(running), ended, port: Some(port), spec: spec.clone(), used })
     }
 
-    fn running(&self, command: &'static str) -> Result<&Running, MonitorError> {
+    fn running(&mut self, command: &'static str) -> Result<&mut Running, MonitorError> {
         let gone = || MonitorError::Refused { command, reason: "the guest has ended".to_owned() };
-        self.running.as_ref().ok_or_else(gone)
+        self.running.as_mut().ok_or_else(gone)
     }
 }
 
@@ -216,6 +229,29 @@ impl Running {
         Ok(())
     }
 
+    fn pause(&mut self) -> Result<(), MonitorError> {
+        if self.paused.is_some() {
+            return Ok(());
+        }
+        match self.stand_still().and_then(|()| Moment::of(&self.vm, &self.vcpus)) {
+            Ok(moment) => self.paused = Some(moment),
+            Err(error) => {
+                // Some of its processors may stand still, and nobody resumes a guest that was not paused.
+                self.go_on();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), MonitorError> {
+        if let Some(moment) = self.paused.take() {
+            moment.restore(&self.vm, &self.vcpus)?;
+        }
+        self.go_on();
+        Ok(())
+    }
+
     fn usage(&self) -> Stats {
         let threads = self.vcpus.iter().filter_map(Vcpu::counted);
         let threads = threads.chain(self.devices.as_ref().map(usage::Counted::new));
@@ -230,14 +266,17 @@ impl Running {
     fn state(&self, spec: &VmSpec) -> Result<State, MonitorError> {
         let refused = |reason: &str| MonitorError::Refused { command: "snapshot", reason: reason.to_owned() };
         let devices = self.bus.save().map_err(refused)?;
-        let processors = self.vcpus.iter().map(|vcpu| Ok(*vcpu.save(&self.msrs)?));
+        let save = |vcpu: &Vcpu| {
+            let msrs = self.msrs.clone();
+            vcpu.ask(move |vcpu| VcpuState::save(vcpu, &msrs))
+        };
         Ok(State {
             id: snapshot::new_id(),
             vcpus: spec.vcpus,
             memory: spec.memory,
             template: spec.template.clone(),
             fingerprint: self.fingerprint.to_vec(),
-            processors: processors.collect::<Result<_, MonitorError>>()?,
+            processors: self.vcpus.iter().map(save).collect::<Result<_, MonitorError>>()?,
             machine: MachineState::save(&self.vm)?,
             devices,
         })
@@ -283,12 +322,11 @@ impl Guest for KvmGuest {
     }
 
     fn pause(&mut self) -> Result<(), MonitorError> {
-        self.running("pause")?.stand_still()
+        self.running("pause")?.pause()
     }
 
     fn resume(&mut self) -> Result<(), MonitorError> {
-        self.running("resume")?.go_on();
-        Ok(())
+        self.running("resume")?.resume()
     }
 
     fn snapshot(&mut self, files: SnapshotFiles) -> Result<(), MonitorError> {
@@ -296,9 +334,10 @@ impl Guest for KvmGuest {
             let reason = "it was not started for a snapshot".to_owned();
             return Err(MonitorError::Refused { command: "snapshot", reason });
         }
+        let spec = self.spec.clone();
         let running = self.running("snapshot")?;
-        running.stand_still()?;
-        let state = running.state(&self.spec)?;
+        running.pause()?;
+        let state = running.state(&spec)?;
         snapshot::write(&state, &running.memory, running.files.page_map.as_ref(), &files)
     }
 

@@ -50,6 +50,18 @@ pub fn add_memory(vm: &VmFd, memory: &Memory, size: MemoryMib) -> Result<(), Mon
     Ok(())
 }
 
+/// The clock of a machine whose processors stand still, without the host's time beside it: a guest that goes on by it sees no
+/// jump, and its agent sets the wall clock.
+pub fn clock(vm: &VmFd) -> Result<kvm_clock_data, MonitorError> {
+    let clock = vm.get_clock().map_err(kvm("read the machine of"))?;
+    Ok(kvm_clock_data { flags: 0, ..clock })
+}
+
+/// Sets it.
+pub fn set_clock(vm: &VmFd, clock: &kvm_clock_data) -> Result<(), MonitorError> {
+    vm.set_clock(clock).map_err(kvm("set the clock of"))
+}
+
 impl MachineState {
     /// Reads a machine whose processors stand still.
     pub fn save(vm: &VmFd) -> Result<Self, MonitorError> {
@@ -64,17 +76,14 @@ impl MachineState {
             chip(KVM_IRQCHIP_IOAPIC).map_err(&read)?,
         ];
         let pit = vm.get_pit2().map_err(&read)?;
-        let mut clock = vm.get_clock().map_err(&read)?;
-        // The guest resumes at the time of the snapshot: its agent sets the wall clock, and nothing sees a jump.
-        clock.flags = 0;
-        Ok(Self { irqchips, pit, clock })
+        Ok(Self { irqchips, pit, clock: clock(vm)? })
     }
 
     /// Writes a fresh machine.
     pub fn load(&self, vm: &VmFd) -> Result<(), MonitorError> {
         let write = kvm("restore the machine of");
         vm.set_pit2(&self.pit).map_err(&write)?;
-        vm.set_clock(&self.clock).map_err(&write)?;
+        set_clock(vm, &self.clock)?;
         self.irqchips.iter().try_for_each(|chip| vm.set_irqchip(chip).map_err(&write))
     }
 }

@@ -1,8 +1,9 @@
 //! One virtual processor and the thread that is it. It stands still until it is told to run, and whenever it is told
 //! anything it first finishes the instruction that the monitor was asked about.
 //!
-//! [`state`] has what a processor consists of.
+//! [`state`] has what a processor consists of, [`counter`] what it counts time with.
 
+pub mod counter;
 pub mod state;
 
 use std::{
@@ -29,7 +30,6 @@ use super::{
     jail::filter::ThreadFilters,
     usage::Counted,
 };
-use state::VcpuState;
 
 /// How long a processor may take to stand still. It leaves the guest as soon as the signal reaches its thread.
 const ORDER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ pub const STACK_BYTES: usize = 256 << 10;
 enum Order {
     Pause(SyncSender<()>),
     Resume,
-    Save(Arc<[u32]>, SyncSender<Result<Box<VcpuState>, MonitorError>>),
+    Do(Box<dyn FnOnce(&VcpuFd) + Send>),
     End,
 }
 
@@ -129,11 +129,14 @@ impl Vcpu {
         self.tell(Order::Resume);
     }
 
-    /// What it consists of, with these registers; it must stand still.
-    pub fn save(&self, msrs: &Arc<[u32]>) -> Result<Box<VcpuState>, MonitorError> {
-        let (done, saved) = sync_channel(1);
-        self.tell(Order::Save(msrs.clone(), done));
-        saved.recv_timeout(ORDER_WAIT_MAX).map_err(|error| failed("stop a processor of")(late(error)))?
+    /// Has its thread do something with it and answers with what came of that; it must stand still.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&VcpuFd) -> Result<T, MonitorError> + Send + 'static,
+    ) -> Result<T, MonitorError> {
+        let (done, answer) = sync_channel(1);
+        self.tell(Order::Do(Box::new(move |vcpu| drop(done.try_send(work(vcpu))))));
+        answer.recv_timeout(ORDER_WAIT_MAX).map_err(|error| failed("ask a processor of")(late(error)))?
     }
 
     /// For counting what it uses, until it is joined.
@@ -197,7 +200,7 @@ fn live(vcpu: &mut VcpuFd, leave: ImmediateExit, orders: &Receiver<Order>, bus: 
                     let _ = vcpu.kvmclock_ctrl();
                     let _ = done.try_send(());
                 }
-                Order::Save(msrs, done) => drop(done.try_send(VcpuState::save(vcpu, &msrs).map(Box::new))),
+                Order::Do(work) => work(vcpu),
             }
         }
         if let Err(end) = run(vcpu, bus) {

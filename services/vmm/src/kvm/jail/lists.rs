@@ -123,6 +123,8 @@ pub const VCPU: &[Rule] = every_thread_and![
         &[
             kvm(0x80), // KVM_RUN
             kvm(0xad), // KVM_KVMCLOCK_CTRL
+            kvm(0xe1), // KVM_SET_DEVICE_ATTR, for the counter of a guest that was paused
+            kvm(0xe2), // KVM_GET_DEVICE_ATTR
             kvm(0x81), // KVM_GET_REGS, and what else a snapshot is made of:
             kvm(0x83), // KVM_GET_SREGS
             kvm(0x88), // KVM_GET_MSRS

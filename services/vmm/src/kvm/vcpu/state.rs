@@ -6,14 +6,15 @@ use kvm_bindings::{
     CpuId, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
     kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd};
 use omnirun_vmm_api::MonitorError;
 use serde::{Deserialize, Serialize};
 
+use super::counter::Counter;
 use crate::kvm::{boot, failed};
 
 /// Intel's manual, volume 4.
-const IA32_TSC: u32 = 0x10;
+pub(super) const IA32_TSC: u32 = 0x10;
 const IA32_SYSENTER_CS: u32 = 0x174;
 const IA32_SYSENTER_ESP: u32 = 0x175;
 const IA32_SYSENTER_EIP: u32 = 0x176;
@@ -38,33 +39,6 @@ const LVT_LINT1: usize = 0x360;
 const FROM_OLD_CONTROLLER: u32 = 7 << 8;
 const NON_MASKABLE: u32 = 4 << 8;
 const DELIVERY_MODE: u32 = 7 << 8;
-
-/// How far two rates of time-stamp counters may be apart to count as one: KVM's own limit (its parameter
-/// `tsc_tolerance_ppm`). A rate is measured at each start of a host, and is never quite the same.
-const RATE_TOLERANCE_PPM: u64 = 250;
-
-/// What a host can do about the rate of a guest's time-stamp counter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counter {
-    /// Give it any.
-    AnyRate,
-    /// Give it the host's own.
-    OwnRate,
-}
-
-impl Counter {
-    /// Of this machine's host.
-    pub fn of(vm: &VmFd) -> Self {
-        if vm.check_extension(Cap::TscControl) { Self::AnyRate } else { Self::OwnRate }
-    }
-
-    /// Whether a guest that has counted at this rate can go on where the processor counts at another one. KVM would
-    /// take a slower processor too, and correct its counter at each exit.
-    fn keeps(self, made_khz: u32, here_khz: u32) -> bool {
-        let apart = u64::from(made_khz.abs_diff(here_khz)) * 1_000_000;
-        self == Self::AnyRate || apart <= u64::from(here_khz) * RATE_TOLERANCE_PPM
-    }
-}
 
 /// A processor in a snapshot.
 #[derive(Serialize, Deserialize)]
@@ -156,7 +130,7 @@ fn set_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), MonitorError
 }
 
 /// Reads what can be read: some registers of the list exist only where the guest's processor has the feature.
-fn get_msrs(vcpu: &VcpuFd, list: &[u32]) -> Result<Vec<kvm_msr_entry>, MonitorError> {
+pub(super) fn get_msrs(vcpu: &VcpuFd, list: &[u32]) -> Result<Vec<kvm_msr_entry>, MonitorError> {
     let mut read = Vec::new();
     let mut rest = list;
     while !rest.is_empty() {
@@ -247,17 +221,6 @@ mod tests {
         let state = state_with(vec![msr(IA32_TSC_DEADLINE, 0), msr(IA32_TSC, 77), msr(STAR, 1)]);
         let ordered: Vec<_> = state.ordered_msrs().iter().map(|msr| (msr.index, msr.data)).collect();
         assert_eq!(ordered, [(IA32_TSC, 77), (STAR, 1), (IA32_TSC_DEADLINE, 77)]);
-    }
-
-    #[test]
-    fn a_guest_goes_on_at_its_own_rate_or_where_the_rate_is_as_good_as_its_own() {
-        for here in [1_999_501, 2_000_000, 2_000_499] {
-            assert!(Counter::OwnRate.keeps(2_000_000, here), "{here}");
-        }
-        for here in [1_000_000, 1_999_499, 2_000_501, 3_000_000, 0] {
-            assert!(!Counter::OwnRate.keeps(2_000_000, here), "{here}");
-            assert!(Counter::AnyRate.keeps(2_000_000, here), "{here}");
-        }
     }
 
     fn state_with(msrs: Vec<kvm_msr_entry>) -> VcpuState {
