@@ -58,10 +58,11 @@ pub async fn serve(owner: Arc<Owner>, listener: UnixListener) {
     }
 }
 
-async fn session(owner: Arc<Owner>, stream: UnixStream) {
+/// Serves one connection to its end.
+pub async fn session(owner: Arc<Owner>, stream: UnixStream) {
     let service = service_fn(move |request| {
         let owner = owner.clone();
-        async move { Ok::<_, Infallible>(answer(&owner, request).await) }
+        async move { Ok::<_, Infallible>(answer(owner, request).await) }
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -74,38 +75,50 @@ async fn session(owner: Arc<Owner>, stream: UnixStream) {
     let _ = served.await;
 }
 
-async fn answer(owner: &Owner, request: Request<Incoming>) -> Response<Body> {
+async fn answer(owner: Arc<Owner>, request: Request<Incoming>) -> Response<Body> {
     route(owner, request).await.unwrap_or_else(refusal)
 }
 
-async fn route(owner: &Owner, request: Request<Incoming>) -> Handled {
+async fn route(owner: Arc<Owner>, request: Request<Incoming>) -> Handled {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path.strip_prefix(AGENT).is_some_and(|rest| rest.starts_with('/')) {
-        return relay(owner, parts, body).await;
+        return relay(&owner, parts, body).await;
     }
     match (parts.method.as_str(), path) {
         ("GET", api::STATUS) => Ok(json(&owner.status().await)),
-        ("POST", api::START) => start(owner).await,
-        ("POST", api::CLAIM) => Ok(json(&claim(owner, read(body).await?).await?)),
+        ("POST", api::START) => start(&owner).await,
+        ("POST", api::CLAIM) => {
+            let wish = read(body).await?;
+            whole(async move { Ok(json(&claim(&owner, wish).await?)) }).await
+        }
         ("POST", api::END) => {
             let NewEnd { end_ms } = read(body).await?;
             owner.end.send_replace(end_ms);
             Ok(nothing())
         }
-        ("POST", api::PAUSE) => change(owner, Stage::Paused).await,
-        ("POST", api::RESUME) => change(owner, Stage::Claimed).await,
-        ("POST", api::KILL) => kill(owner, read(body).await?).await,
-        ("POST", api::SNAPSHOT) => {
-            let made = snapshot::take(owner).await;
-            let reason = if made.is_ok() { EndReason::Snapshotted } else { EndReason::StartFailed };
-            if owner.life().stage == Stage::Ending {
-                let _ = owner.ending.send(Ending { reason, tell: None }).await;
-            }
-            Ok(json(&made?))
-        }
+        ("POST", api::PAUSE) => whole(async move { change(&owner, Stage::Paused).await }).await,
+        ("POST", api::RESUME) => whole(async move { change(&owner, Stage::Claimed).await }).await,
+        ("POST", api::KILL) => kill(&owner, read(body).await?).await,
+        ("POST", api::SNAPSHOT) => whole(async move { take_snapshot(&owner).await }).await,
         _ => Err(No::new(hyper::StatusCode::NOT_FOUND, "not_found", "the owner has no such route")),
     }
+}
+
+/// Does it to its end, also when whoever asked for it goes away: a guest to which half of it was done is of no use to
+/// the next one who asks.
+async fn whole(work: impl Future<Output = Handled> + Send + 'static) -> Handled {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(internal("it was not done to its end")))
+}
+
+/// Takes the snapshot, which the guest ends with.
+async fn take_snapshot(owner: &Owner) -> Handled {
+    let made = snapshot::take(owner).await;
+    let reason = if made.is_ok() { EndReason::Snapshotted } else { EndReason::StartFailed };
+    if owner.life().stage == Stage::Ending {
+        let _ = owner.ending.send(Ending { reason, tell: None }).await;
+    }
+    Ok(json(&made?))
 }
 
 /// Lets a guest start that waits for it.
