@@ -1,10 +1,25 @@
 //! What an owner is tested with: a store, a monitor without guests, and an agent without a guest.
 
-use std::{convert::Infallible, fs, path::Path, sync::Arc};
+use std::{
+    convert::Infallible,
+    fs,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::{Body, Frame, Incoming},
+    server::conn::http2,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_agent_api::{Personalised, route};
 use omnirun_vmm::store::Template;
@@ -95,14 +110,19 @@ pub fn owner(home: &Path, agent: Agent) -> Owner {
     owner
 }
 
-/// An agent that takes its time over an identity.
+/// An agent that prints without end wherever it is asked for a command's output, and takes its time over an identity.
 #[derive(Default)]
 pub struct FakeAgent {
+    /// Lines that it has printed.
+    pub printed: AtomicUsize,
     /// Notified when it is to be personalised.
     pub asked: tokio::sync::Notify,
     /// Notified when it may answer that.
     pub may_answer: tokio::sync::Notify,
 }
+
+/// As short as an agent's get.
+pub const LINE: &[u8; 60] = &[b'x'; 60];
 
 impl FakeAgent {
     /// Lets it serve, and connects to it.
@@ -133,7 +153,24 @@ impl FakeAgent {
                 let made = serde_json::to_vec(&made).expect("plain data");
                 Response::new(Full::from(made).boxed_unsync())
             }
+            path if path.starts_with(route::COMMANDS) => Response::new(Output(self).boxed_unsync()),
             _ => Response::new(Full::default().boxed_unsync()),
         }
+    }
+}
+
+/// A command's output, which has no end.
+struct Output(Arc<FakeAgent>);
+
+impl Body for Output {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.0.printed.fetch_add(1, Ordering::SeqCst);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(LINE)))))
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use omnirun_agent_api::{Personalise, Private};
+use omnirun_agent_api::{Personalise, Private, window};
 use omnirun_vmm_api::{
     Purpose,
     owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage, StartWhen},
@@ -31,12 +31,6 @@ use crate::{
     snapshot,
     stopwatch::Stopwatch,
 };
-
-/// Requests that one worker connection may have open.
-const STREAMS_MAX: u32 = 256;
-/// Bytes on the way to the guest for one stream, and for all of a connection.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// Opens the socket: for this user only, from its first moment on, since the directory is too.
 pub fn listen(state_dir: &Path) -> io::Result<StdListener> {
@@ -66,10 +60,10 @@ pub async fn session(owner: Arc<Owner>, stream: UnixStream) {
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
-        .max_send_buf_size(STREAM_WINDOW as usize)
+        .max_concurrent_streams(window::STREAMS)
+        .initial_stream_window_size(window::STREAM)
+        .initial_connection_window_size(window::SESSION)
+        .max_send_buf_size(window::STREAM as usize)
         .serve_connection(TokioIo::new(stream), service);
     // However the worker goes away, the guest stays.
     let _ = served.await;

@@ -1,16 +1,20 @@
-//! What holds of an owner's connections, however those at their ends behave.
+//! What holds of an owner's two connections, however those at their ends behave.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use omnirun_agent_api::{route, window};
 use omnirun_vmm_api::owner::{CLAIM, Stage};
 use tokio::net::UnixStream;
 
 use crate::{
-    double::{FakeAgent, owner},
+    double::{FakeAgent, LINE, owner},
     serve::session,
 };
 
@@ -24,6 +28,27 @@ async fn wait(what: &str, is_so: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("waited for {what}"));
+}
+
+#[tokio::test]
+async fn output_that_nobody_reads_disturbs_no_other_request_to_the_agent() {
+    let fake = Arc::new(FakeAgent::default());
+    let agent = fake.connect().await;
+    let mut unread = Vec::new();
+    for command in 0..window::STREAMS / 2 {
+        let request = Request::get(format!("http://agent{}/{command}/stream", route::COMMANDS));
+        let request = request.body(Empty::new().map_err(|never| match never {}).boxed_unsync());
+        unread.push(agent.send(request.expect("a good request")).await.expect("the agent answers"));
+    }
+    let room = window::STREAM as usize / LINE.len();
+    wait("every stream to be full", || fake.printed.load(Ordering::SeqCst) >= unread.len() * room).await;
+    agent.wait_alive(PATIENCE).await.expect("the connection is there");
+    for answer in &mut unread {
+        for _ in 0..room {
+            answer.body_mut().frame().await.expect("it has no end").expect("the connection is there");
+        }
+    }
+    agent.wait_alive(PATIENCE).await.expect("the connection is still there");
 }
 
 /// Asks an owner for something, and goes away once `asked` is done.

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use omnirun_agent_api::window;
 use omnirun_vmm_api::owner::{self as api, Claim, EndReason, Kill, NewEnd, Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,10 +23,6 @@ use tokio::sync::oneshot;
 
 /// Any body on its way to an owner process.
 pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
-
-/// Bytes on the way from a guest for one request, and for all requests of one guest.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// Bytes of an answer that the worker reads itself, at most; relayed ones are streams.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -65,9 +62,9 @@ pub async fn connect(socket: &Path) -> Result<(Owner, oneshot::Receiver<()>), Ow
     let stream = UnixStream::connect(socket).await.map_err(OwnerError::Connect)?;
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
-        .max_send_buf_size(STREAM_WINDOW as usize)
+        .initial_stream_window_size(window::STREAM)
+        .initial_connection_window_size(window::SESSION)
+        .max_send_buf_size(window::STREAM as usize)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(OwnerError::Talk)?;
