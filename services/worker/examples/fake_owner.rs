@@ -1,7 +1,7 @@
 //! An owner process without a guest: speaks like `omnirun vmm`, for tests of the worker that need many and quickly.
 //!
 //! Under `/agent` it answers with what it was sent, and prints without end as a command's output. A template named `broken` never comes to
-//! life.
+//! life. Where the template store has a file named `bystander`, it says that it is the process whose number is in there, and does not end.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -54,6 +54,11 @@ impl State {
         Usage { wall_ms, paused_ms, vcpu_ms: Millis(wall_ms.0 / 2), memory_mib_s, ..Usage::default() }
     }
 
+    /// The process that it pretends to be.
+    fn bystander(&self) -> Option<u32> {
+        std::fs::read_to_string(self.spec.store.join("bystander")).ok()?.parse().ok()
+    }
+
     fn status(&self) -> Status {
         let tenancy = self.tenancy.lock().expect("no panic").clone();
         Status {
@@ -71,7 +76,7 @@ impl State {
             answered_after_ms: Some(Millis(1)),
             usage: self.usage(),
             resident_bytes: Amount(0),
-            owner_pid: std::process::id(),
+            owner_pid: self.bystander().unwrap_or(std::process::id()),
             monitor_pid: None,
         }
     }
@@ -147,6 +152,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             standing.1 += more;
             empty(StatusCode::NO_CONTENT)
         }
+        api::KILL if state.bystander().is_some() => empty(StatusCode::CONFLICT),
         api::KILL => {
             let kill: Kill = serde_json::from_slice(&body).expect("the worker speaks the protocol");
             let mut ended = state.ended.subscribe();

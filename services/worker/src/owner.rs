@@ -16,6 +16,7 @@ use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use omnirun_agent_api::window;
 use omnirun_vmm_api::owner::{self as api, Claim, EndReason, Kill, NewEnd, Status};
+use rustix::process::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -55,11 +56,15 @@ pub enum OwnerError {
 
 /// A connection to the owner process of one guest. Clones share it.
 #[derive(Clone)]
-pub struct Owner(http2::SendRequest<Body>);
+pub struct Owner {
+    requests: http2::SendRequest<Body>,
+    pid: Option<Pid>,
+}
 
 /// Connects. The receiver hears when the connection has ended, which is when the owner process has.
 pub async fn connect(socket: &Path) -> Result<(Owner, oneshot::Receiver<()>), OwnerError> {
     let stream = UnixStream::connect(socket).await.map_err(OwnerError::Connect)?;
+    let pid = stream.peer_cred().map_err(OwnerError::Connect)?.pid().and_then(Pid::from_raw);
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(window::STREAM)
@@ -74,14 +79,20 @@ pub async fn connect(socket: &Path) -> Result<(Owner, oneshot::Receiver<()>), Ow
         let _ = connection.await;
         let _ = tell.send(());
     });
-    Ok((Owner(requests), told))
+    Ok((Owner { requests, pid }, told))
 }
 
 impl Owner {
+    /// Who listens at the socket, by the kernel's word (unix(7), SO_PEERCRED): the keeper of an owner in a jail, which takes that along when it
+    /// ends. What a process behind it says of itself is not believed: a guest may have taken it over.
+    pub fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
     /// Sends a request and gives back the head of its answer, the body still on its way. Dropping either resets the stream, which the
     /// guest sees.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, OwnerError> {
-        let mut requests = self.0.clone();
+        let mut requests = self.requests.clone();
         requests.ready().await.map_err(OwnerError::Talk)?;
         requests.send_request(request).await.map_err(OwnerError::Talk)
     }
