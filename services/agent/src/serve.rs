@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use hyper::{HeaderMap, Method, Request, body::Incoming, header, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use omnirun_agent_api::{Health, Stage, route};
+use omnirun_agent_api::{Health, Stage, route, window};
 use tokio::io::DuplexStream;
 
 use crate::{
@@ -15,12 +15,6 @@ use crate::{
     file, metrics,
 };
 
-/// Streams that one host may have open.
-const STREAMS_MAX: u32 = 256;
-/// Bytes on the way for one stream, and for all of them.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
-
 /// Serves one connection to its end.
 pub async fn session(host: DuplexStream, guest: Arc<Guest>) {
     let service = service_fn(move |request| {
@@ -29,10 +23,10 @@ pub async fn session(host: DuplexStream, guest: Arc<Guest>) {
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
-        .max_send_buf_size(STREAM_WINDOW as usize)
+        .max_concurrent_streams(window::STREAMS)
+        .initial_stream_window_size(window::STREAM)
+        .initial_connection_window_size(window::SESSION)
+        .max_send_buf_size(window::STREAM as usize)
         .serve_connection(TokioIo::new(host), service);
     // A session ends when the host goes away, in whatever way; there is nobody to tell.
     let _ = served.await;

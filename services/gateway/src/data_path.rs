@@ -96,6 +96,11 @@ impl DataPath {
         Self { signer, clock, pool: Pool::new(duration(times.connect)), guest: times.guest }
     }
 
+    /// Lets connections go that nobody uses, for ever.
+    pub async fn let_go_unused(&self) {
+        self.pool.let_go_unused().await;
+    }
+
     /// Asks the guest; answers when its answer begins. Dropping the future or the answer's body cancels the request there.
     pub async fn request(
         &self,

@@ -56,6 +56,10 @@ impl Gateway {
             let app = self.app.clone();
             async move { app.watch_log().await }
         });
+        watching.spawn({
+            let app = self.app.clone();
+            async move { app.data_path.let_go_unused().await }
+        });
         tokio::pin!(stop);
         loop {
             let accepted = tokio::select! {

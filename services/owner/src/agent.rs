@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use omnirun_agent_api::{Personalise, Personalised, Refusal, SetClock, UnixMillis, route};
+use omnirun_agent_api::{Personalise, Personalised, Refusal, SetClock, UnixMillis, route, window};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
@@ -15,9 +15,6 @@ use crate::PLANTED_BUG;
 /// Any body on its way to the agent.
 pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// Bytes on the way from the agent for one stream, and for all; the guest cannot make this process hold more.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
 /// The longest header list that a guest may send; its agent's own are under a kilobyte.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// The longest answer of the agent that this process reads itself; others are relayed as streams.
@@ -60,10 +57,10 @@ pub async fn connect(port: UnixStream) -> Result<(Agent, oneshot::Receiver<()>),
     let port = tokio::net::UnixStream::from_std(port).map_err(AgentError::Port)?;
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
+        .initial_stream_window_size(window::STREAM)
+        .initial_connection_window_size(window::SESSION)
         .max_header_list_size(HEADER_BYTES_MAX)
-        .max_send_buf_size(STREAM_WINDOW as usize)
+        .max_send_buf_size(window::STREAM as usize)
         .handshake(TokioIo::new(port))
         .await
         .map_err(AgentError::Talk)?;

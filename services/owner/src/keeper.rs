@@ -3,7 +3,7 @@
 //! but numbers.
 
 use std::{
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     process::ExitCode,
     time::Duration,
@@ -21,8 +21,8 @@ use crate::{
 /// up this often anyway: for a wish to end that came just before it waited, and to repeat it to an owner that does not
 /// listen yet.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the rest of a message that has begun may take.
-const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long an owner may take to take an answer.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(1);
 /// seccomp(2): what ends a process that makes a system call that its filter does not allow.
 const BAD_CALL: i32 = 31;
 
@@ -42,7 +42,11 @@ pub fn keep(inmate: &Inmate, files: &Files, voice: &Voice) -> ExitCode {
     let code = loop {
         match inmate.wait(watch, LOOK) {
             Ok(Event::Said) => match serve(inmate.channel(), files) {
-                Ok(Served::Left) => has_left = true,
+                Ok(Served::Left) => {
+                    has_left = true;
+                    // It ends by itself, and must: the guest's lock is held until it has.
+                    inmate.terminate();
+                }
                 Ok(Served::Other) => {}
                 // It has ended, or says what no owner says.
                 Err(error) => {
@@ -76,17 +80,18 @@ enum Served {
 }
 
 fn serve(channel: &UnixStream, files: &Files) -> io::Result<Served> {
-    channel.set_read_timeout(Some(MESSAGE_WAIT_MAX))?;
-    let mut text = String::new();
-    BufReader::new(channel.take(MESSAGE_BYTES_MAX)).read_line(&mut text)?;
-    if text.is_empty() {
+    channel.set_write_timeout(Some(ANSWER_WAIT_MAX))?;
+    // An owner writes a message in one piece: whoever does not shall not keep us.
+    let mut text = [0; MESSAGE_BYTES_MAX as usize];
+    let mut channel = channel;
+    let length = channel.read(&mut text)?;
+    if length == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let nonsense = |_| io::Error::from(io::ErrorKind::InvalidData);
-    let wish: Wish = serde_json::from_str(&text).map_err(nonsense)?;
+    let wish: Wish = serde_json::from_slice(&text[..length]).map_err(nonsense)?;
     let done = files.grant(&wish);
     let failure = done.as_ref().err().map(|error| error.to_string().replace('\n', " ")).unwrap_or_default();
-    let mut channel = channel;
     channel.write_all(format!("{failure}\n").as_bytes())?;
     Ok(if matches!(wish, Wish::Leave(_)) && done.is_ok() { Served::Left } else { Served::Other })
 }

@@ -36,6 +36,12 @@ mod stopwatch;
 
 mod voice;
 
+#[cfg(test)]
+mod double;
+
+#[cfg(test)]
+mod tests;
+
 use std::{
     fs,
     io::{self, Read},

@@ -179,45 +179,13 @@ impl Outside {
 
 #[cfg(test)]
 mod tests {
-    use omnirun_vmm::store::Template;
     use omnirun_vmm_api::{
-        Guest, MemoryMib, Monitor, MonitorError, SnapshotFiles, UnixMillis, Vcpus, VmSpec,
+        UnixMillis,
         owner::{EndReason, Usage},
     };
 
     use super::*;
-
-    struct Nothing;
-
-    impl Monitor for Nothing {
-        fn identity(&self) -> Result<String, MonitorError> {
-            Ok("nothing.1".to_owned())
-        }
-
-        fn start(&self, _: &VmSpec) -> Result<Box<dyn Guest>, MonitorError> {
-            unreachable!("no guest is started")
-        }
-
-        fn restore(&self, _: &VmSpec, _: SnapshotFiles) -> Result<Box<dyn Guest>, MonitorError> {
-            unreachable!("no guest is started")
-        }
-    }
-
-    fn files(home: &std::path::Path, purpose: Purpose) -> Files {
-        let put = |name: &str, text: &str| {
-            let path = home.join(name);
-            fs::create_dir_all(path.parent().expect("it is in a directory")).expect("writable");
-            fs::write(path, text).expect("writable");
-        };
-        for name in ["kernel/vmlinux", "initramfs.cpio", "templates/base/root.sqfs", "state/owner.sock"] {
-            put(name, "");
-        }
-        let described = r#"{"name":"base","kernel":"k","initramfs":"i","root":"r"}"#;
-        put("templates/base/template.json", described);
-        let template = Template::open(home, "base").expect("it has just been made");
-        let shelf = Shelf::new(&template, &Nothing, Vcpus(1), MemoryMib(128)).expect("it has a name");
-        Files::new(home.join("state"), shelf, purpose)
-    }
+    use crate::double::files;
 
     fn left() -> Final {
         Final { reason: EndReason::Killed, ended_at_ms: UnixMillis(1), usage: Usage::default() }

@@ -11,7 +11,7 @@ use std::{
 
 use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use omnirun_agent_api::{Personalise, Private};
+use omnirun_agent_api::{Personalise, Private, window};
 use omnirun_vmm_api::{
     Purpose,
     owner::{self as api, AGENT, Claim, Claimed, EndReason, Kill, NewEnd, SOCKET, Stage, StartWhen},
@@ -31,12 +31,6 @@ use crate::{
     snapshot,
     stopwatch::Stopwatch,
 };
-
-/// Requests that one worker connection may have open.
-const STREAMS_MAX: u32 = 256;
-/// Bytes on the way to the guest for one stream, and for all of a connection.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// Opens the socket: for this user only, from its first moment on, since the directory is too.
 pub fn listen(state_dir: &Path) -> io::Result<StdListener> {
@@ -58,57 +52,70 @@ pub async fn serve(owner: Arc<Owner>, listener: UnixListener) {
     }
 }
 
-async fn session(owner: Arc<Owner>, stream: UnixStream) {
+/// Serves one connection to its end.
+pub async fn session(owner: Arc<Owner>, stream: UnixStream) {
     let counted = owner.clone();
     counted.sessions.send_modify(|count| *count += 1);
     let service = service_fn(move |request| {
         let owner = owner.clone();
-        async move { Ok::<_, Infallible>(answer(&owner, request).await) }
+        async move { Ok::<_, Infallible>(answer(owner, request).await) }
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
-        .max_send_buf_size(STREAM_WINDOW as usize)
+        .max_concurrent_streams(window::STREAMS)
+        .initial_stream_window_size(window::STREAM)
+        .initial_connection_window_size(window::SESSION)
+        .max_send_buf_size(window::STREAM as usize)
         .serve_connection(TokioIo::new(stream), service);
     // However the worker goes away, the guest stays: for as long as a worker may be away.
     let _ = served.await;
     counted.sessions.send_modify(|count| *count -= 1);
 }
 
-async fn answer(owner: &Owner, request: Request<Incoming>) -> Response<Body> {
+async fn answer(owner: Arc<Owner>, request: Request<Incoming>) -> Response<Body> {
     route(owner, request).await.unwrap_or_else(refusal)
 }
 
-async fn route(owner: &Owner, request: Request<Incoming>) -> Handled {
+async fn route(owner: Arc<Owner>, request: Request<Incoming>) -> Handled {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     if path.strip_prefix(AGENT).is_some_and(|rest| rest.starts_with('/')) {
-        return relay(owner, parts, body).await;
+        return relay(&owner, parts, body).await;
     }
     match (parts.method.as_str(), path) {
         ("GET", api::STATUS) => Ok(json(&owner.status().await)),
-        ("POST", api::START) => start(owner).await,
-        ("POST", api::CLAIM) => Ok(json(&claim(owner, read(body).await?).await?)),
+        ("POST", api::START) => start(&owner).await,
+        ("POST", api::CLAIM) => {
+            let wish = read(body).await?;
+            whole(async move { Ok(json(&claim(&owner, wish).await?)) }).await
+        }
         ("POST", api::END) => {
             let NewEnd { end_ms } = read(body).await?;
             owner.end.send_replace(end_ms);
             Ok(nothing())
         }
-        ("POST", api::PAUSE) => change(owner, Stage::Paused).await,
-        ("POST", api::RESUME) => change(owner, Stage::Claimed).await,
-        ("POST", api::KILL) => kill(owner, read(body).await?).await,
-        ("POST", api::SNAPSHOT) => {
-            let made = snapshot::take(owner).await;
-            let reason = if made.is_ok() { EndReason::Snapshotted } else { EndReason::StartFailed };
-            if owner.life().stage == Stage::Ending {
-                let _ = owner.ending.send(Ending { reason, tell: None }).await;
-            }
-            Ok(json(&made?))
-        }
+        ("POST", api::PAUSE) => whole(async move { change(&owner, Stage::Paused).await }).await,
+        ("POST", api::RESUME) => whole(async move { change(&owner, Stage::Claimed).await }).await,
+        ("POST", api::KILL) => kill(&owner, read(body).await?).await,
+        ("POST", api::SNAPSHOT) => whole(async move { take_snapshot(&owner).await }).await,
         _ => Err(No::new(hyper::StatusCode::NOT_FOUND, "not_found", "the owner has no such route")),
     }
+}
+
+/// Does it to its end, also when whoever asked for it goes away: a guest to which half of it was done is of no use to
+/// the next one who asks.
+async fn whole(work: impl Future<Output = Handled> + Send + 'static) -> Handled {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(internal("it was not done to its end")))
+}
+
+/// Takes the snapshot, which the guest ends with.
+async fn take_snapshot(owner: &Owner) -> Handled {
+    let made = snapshot::take(owner).await;
+    let reason = if made.is_ok() { EndReason::Snapshotted } else { EndReason::StartFailed };
+    if owner.life().stage == Stage::Ending {
+        let _ = owner.ending.send(Ending { reason, tell: None }).await;
+    }
+    Ok(json(&made?))
 }
 
 /// Lets a guest start that waits for it.

@@ -1,6 +1,7 @@
 //! An owner process without a guest: speaks like `omnirun vmm`, for tests of the worker that need many and quickly.
 //!
-//! Under `/agent` it answers with what it was sent. A template named `broken` never comes to life.
+//! Under `/agent` it answers with what it was sent, and prints without end as a command's output. A template named `broken` never comes to
+//! life. Where the template store has a file named `bystander`, it says that it is the process whose number is in there, and does not end.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -11,14 +12,18 @@ use std::sync::{
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use futures_util::{StreamExt, stream};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use omnirun_vmm_api::owner::{self as api, *};
 use omnirun_vmm_api::{Bytes as Amount, MemoryMib, Millis, TemplateDigests, UnixMillis};
 use tokio::sync::{Notify, watch};
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 struct State {
     spec: OwnerSpec,
@@ -49,6 +54,11 @@ impl State {
         Usage { wall_ms, paused_ms, vcpu_ms: Millis(wall_ms.0 / 2), memory_mib_s, ..Usage::default() }
     }
 
+    /// The process that it pretends to be.
+    fn bystander(&self) -> Option<u32> {
+        std::fs::read_to_string(self.spec.store.join("bystander")).ok()?.parse().ok()
+    }
+
     fn status(&self) -> Status {
         let tenancy = self.tenancy.lock().expect("no panic").clone();
         Status {
@@ -66,7 +76,7 @@ impl State {
             answered_after_ms: Some(Millis(1)),
             usage: self.usage(),
             resident_bytes: Amount(0),
-            owner_pid: std::process::id(),
+            owner_pid: self.bystander().unwrap_or(std::process::id()),
             monitor_pid: None,
         }
     }
@@ -82,17 +92,27 @@ fn now() -> UnixMillis {
     UnixMillis(since.as_millis() as u64)
 }
 
-fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
-    Response::new(Full::new(serde_json::to_vec(value).expect("plain data").into()))
+fn whole(body: impl Into<Bytes>) -> Response<Body> {
+    Response::new(Full::new(body.into()).boxed_unsync())
 }
 
-fn empty(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::default());
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    whole(serde_json::to_vec(value).expect("plain data"))
+}
+
+/// A command's output, in lines as short as an agent's get.
+fn endless() -> Response<Body> {
+    let lines = stream::repeat(Bytes::from_static(&[b'x'; 60]));
+    Response::new(StreamBody::new(lines.map(|line| Ok(Frame::data(line)))).boxed_unsync())
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut answer = whole("");
     *answer.status_mut() = status;
     answer
 }
 
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let has_capability = request.headers().contains_key("omnirun-capability");
     let Ok(body) = request.into_body().collect().await else { return Ok(empty(StatusCode::BAD_REQUEST)) };
@@ -132,6 +152,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             standing.1 += more;
             empty(StatusCode::NO_CONTENT)
         }
+        api::KILL if state.bystander().is_some() => empty(StatusCode::CONFLICT),
         api::KILL => {
             let kill: Kill = serde_json::from_slice(&body).expect("the worker speaks the protocol");
             let mut ended = state.ended.subscribe();
@@ -142,7 +163,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
             }
         }
         "/agent/capability" => json(&has_capability),
-        path if path.starts_with("/agent/") => Response::new(Full::new(body)),
+        path if path.starts_with("/agent/commands/") => endless(),
+        path if path.starts_with("/agent/") => whole(body),
         _ => empty(StatusCode::NOT_FOUND),
     })
 }

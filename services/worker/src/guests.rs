@@ -16,6 +16,7 @@ use omnirun_events::id::SandboxId;
 use omnirun_events::unit::{Shape, Timestamp};
 use omnirun_vmm_api::owner::{Final, OwnerSpec, StartFrom, StartWhen, boot_limit_default};
 use omnirun_vmm_api::{MemoryBacking, MemoryMib, MonitorChoice, Purpose, Vcpus};
+use rustix::process::Pid;
 use tokio::sync::watch as channel;
 
 use crate::owner::Owner;
@@ -82,8 +83,8 @@ pub struct Guest {
     pub from: Option<StartFrom>,
     /// What exactly it runs, once known: a template may be made anew while its guests live.
     pub template: Option<Template>,
-    /// Process id of its owner, once known.
-    pub owner_pid: Option<u32>,
+    /// The process that listens at its owner's socket, once that was reached.
+    pub owner_pid: Option<Pid>,
     /// What it is made of, where this worker started it.
     pub kind: Option<Kind>,
     /// When it was decided to end it.

@@ -14,7 +14,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use omnirun_agent_api::window;
 use omnirun_vmm_api::owner::{self as api, Claim, EndReason, Kill, NewEnd, Status};
+use rustix::process::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -22,10 +24,6 @@ use tokio::sync::oneshot;
 
 /// Any body on its way to an owner process.
 pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
-
-/// Bytes on the way from a guest for one request, and for all requests of one guest.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// Bytes of an answer that the worker reads itself, at most; relayed ones are streams.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -58,16 +56,20 @@ pub enum OwnerError {
 
 /// A connection to the owner process of one guest. Clones share it.
 #[derive(Clone)]
-pub struct Owner(http2::SendRequest<Body>);
+pub struct Owner {
+    requests: http2::SendRequest<Body>,
+    pid: Option<Pid>,
+}
 
 /// Connects. The receiver hears when the connection has ended, which is when the owner process has.
 pub async fn connect(socket: &Path) -> Result<(Owner, oneshot::Receiver<()>), OwnerError> {
     let stream = UnixStream::connect(socket).await.map_err(OwnerError::Connect)?;
+    let pid = stream.peer_cred().map_err(OwnerError::Connect)?.pid().and_then(Pid::from_raw);
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
-        .max_send_buf_size(STREAM_WINDOW as usize)
+        .initial_stream_window_size(window::STREAM)
+        .initial_connection_window_size(window::SESSION)
+        .max_send_buf_size(window::STREAM as usize)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(OwnerError::Talk)?;
@@ -77,14 +79,20 @@ pub async fn connect(socket: &Path) -> Result<(Owner, oneshot::Receiver<()>), Ow
         let _ = connection.await;
         let _ = tell.send(());
     });
-    Ok((Owner(requests), told))
+    Ok((Owner { requests, pid }, told))
 }
 
 impl Owner {
+    /// Who listens at the socket, by the kernel's word (unix(7), SO_PEERCRED): the keeper of an owner in a jail, which takes that along when it
+    /// ends. What a process behind it says of itself is not believed: a guest may have taken it over.
+    pub fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
     /// Sends a request and gives back the head of its answer, the body still on its way. Dropping either resets the stream, which the
     /// guest sees.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, OwnerError> {
-        let mut requests = self.0.clone();
+        let mut requests = self.requests.clone();
         requests.ready().await.map_err(OwnerError::Talk)?;
         requests.send_request(request).await.map_err(OwnerError::Talk)
     }

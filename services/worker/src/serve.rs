@@ -29,9 +29,10 @@ use guard::{Passage, Refused};
 
 /// Requests that one gateway connection may have open.
 const STREAMS_MAX: u32 = 1024;
-/// Bytes on the way to one guest's request, and of a connection in all.
-const STREAM_WINDOW: u32 = 512 * 1024;
-const SESSION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Bytes on the way to one guest's request, and of a connection in all. Half of the latter is the budget for short pieces of uploads that a
+/// guest has not taken yet; a connection on which it is spent ends (see [`omnirun_agent_api::window`]).
+const STREAM_WINDOW: u32 = 128 * 1024;
+const SESSION_WINDOW: u32 = 32 * 1024 * 1024;
 /// Bytes of one request's headers, at most.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// How long a TLS handshake may take.

@@ -1,9 +1,11 @@
 //! What is said over a guest's agent port: routes, message types and refusals of the agent's HTTP/2 API.
 //!
-//! Reading order: [`route`], [`control`], [`command`], [`file`], [`error`]. Names and shapes of what users see are
+//! Reading order: [`route`], [`window`], [`control`], [`command`], [`file`], [`error`]. Names and shapes of what users see are
 //! those of the public API, so that a gateway relays them as they are. No code that talks, on either side, is here.
 
 pub mod route;
+
+pub mod window;
 
 pub mod control;
 

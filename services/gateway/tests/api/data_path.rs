@@ -1,8 +1,10 @@
 //! The way into guests.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
+use omnirun_events::id::AccountId;
 use omnirun_events::keys::Digest;
 use omnirun_events::token::{Scope, TokenKind};
 use omnirun_events::unit::{Millis, Seconds};
@@ -182,4 +184,19 @@ async fn a_host_with_another_certificate_than_it_announced_gets_nothing() {
     world.reach(at).await;
     let get = Call::new("GET", format!("/sandboxes/{id}/commands")).key(&token);
     assert_eq!(get.send(world.gateway).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_requests_of_an_account_share_a_connection_to_a_host_and_no_two_accounts_do() {
+    let world = World::new().await;
+    let other = AccountId::from_bytes(world.writer.fresh());
+    world.open(other).await;
+    for (account, connections) in [(world.account, 1), (other, 2)] {
+        let (token, _) = world.credential(account, TokenKind::Api, &Scope::ALL).await;
+        let id = world.sandbox_of(account).await;
+        let get = Call::new("GET", format!("/sandboxes/{id}/commands")).key(&token);
+        let answers = join_all((0..8).map(|_| get.clone().send(world.gateway))).await;
+        assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+        assert_eq!(world.worker.connections(), connections);
+    }
 }

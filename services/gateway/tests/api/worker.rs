@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -36,6 +37,7 @@ pub struct Worker {
     pub address: SocketAddr,
     pub certificate: Digest,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
     /// Pieces of the stream that `/commands/7/stream` answers with. Its other end tells when the gateway let go.
     pub pieces: Arc<Mutex<Option<mpsc::Receiver<Bytes>>>>,
 }
@@ -59,8 +61,14 @@ impl Worker {
         let address = listener.local_addr().expect("bound");
         let (seen, pieces) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None)));
         let state = (Arc::new(ring), seen.clone(), pieces.clone());
-        tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), state));
-        Self { address, certificate, seen, pieces }
+        let connections = Arc::<AtomicUsize>::default();
+        tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), state, connections.clone()));
+        Self { address, certificate, seen, connections, pieces }
+    }
+
+    /// How many connections were made to it.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub fn seen(&self) -> Vec<Seen> {
@@ -70,8 +78,9 @@ impl Worker {
 
 type State = (Arc<KeyRing>, Arc<Mutex<Vec<Seen>>>, Arc<Mutex<Option<mpsc::Receiver<Bytes>>>>);
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: State) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: State, connections: Arc<AtomicUsize>) {
     while let Ok((tcp, _)) = listener.accept().await {
+        connections.fetch_add(1, Ordering::SeqCst);
         let (acceptor, state) = (acceptor.clone(), state.clone());
         tokio::spawn(async move {
             let Ok(tls) = acceptor.accept(tcp).await else { return };

@@ -312,9 +312,14 @@ impl World {
 
     /// A running sandbox of the world's account.
     pub async fn sandbox(&self) -> SandboxId {
+        self.sandbox_of(self.account).await
+    }
+
+    /// A running sandbox of an account.
+    pub async fn sandbox_of(&self, account: AccountId) -> SandboxId {
         let sandbox = SandboxId::from_bytes(self.writer.fresh());
-        self.writer.request(self.account, sandbox, None).await;
-        let at = self.writer.run(self.account, sandbox).await;
+        self.writer.request(account, sandbox, None).await;
+        let at = self.writer.run(account, sandbox).await;
         self.reach(at).await;
         sandbox
     }

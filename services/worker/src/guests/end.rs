@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use omnirun_vmm_api::owner::EndReason;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 use super::Guests;
 use crate::place::VmId;
@@ -30,13 +30,11 @@ impl Guests {
             return Ok(());
         }
         let Some(pid) = self.get(vm).and_then(|guest| guest.owner_pid) else {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the owner process has not said who it is"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the owner process was never reached"));
         };
         tracing::error!(vm = %vm, "an owner process did not end its guest and is ended with it");
         // The number is still the owner's: its lock is held.
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            kill_process(pid, Signal::KILL)?;
-        }
+        kill_process(pid, Signal::KILL)?;
         self.until(END_WAIT_MAX, is_gone).await.ok_or_else(|| io::ErrorKind::TimedOut.into())
     }
 }

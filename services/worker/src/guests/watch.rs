@@ -22,7 +22,10 @@ pub fn start(guests: Guests, vm: VmId) {
     tokio::spawn(async move {
         while guests.places().is_alive(&vm) {
             match owner::connect(&guests.places().socket(&vm)).await {
-                Ok((owner, closed)) => follow(&guests, &vm, &owner, closed).await,
+                Ok((owner, closed)) => {
+                    guests.note(&vm, |guest| guest.owner_pid = owner.pid());
+                    follow(&guests, &vm, &owner, closed).await;
+                }
                 Err(_) => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
@@ -95,6 +98,5 @@ fn note(guests: &Guests, vm: &VmId, owner: &Owner, status: &Status) {
         guest.owner = Some(owner.clone());
         guest.from = status.started_from;
         guest.template = Template::described(&status.template);
-        guest.owner_pid = Some(status.owner_pid);
     });
 }

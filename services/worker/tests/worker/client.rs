@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use omnirun_agent_api::window;
 use omnirun_events::id::SandboxId;
 use omnirun_events::keys::Digest;
 use omnirun_events::signing::Signer;
@@ -82,7 +84,11 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from("omnirun-worker").expect("a name");
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        // Room for many short frames that a test leaves unread: see `omnirun_agent_api::window`.
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window::STREAM)
+            .initial_connection_window_size(window::SESSION)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(std::io::Error::other)?;
         tokio::spawn(connection);
@@ -96,6 +102,19 @@ impl Client {
         capability: Option<&str>,
         body: impl Into<Bytes>,
     ) -> (StatusCode, Bytes) {
+        let answer = self.begin(method, path, capability, body).await;
+        let status = answer.status();
+        (status, answer.into_body().collect().await.expect("a whole answer").to_bytes())
+    }
+
+    /// The same, with the answer's body still on its way.
+    pub async fn begin(
+        &self,
+        method: &str,
+        path: &str,
+        capability: Option<&str>,
+        body: impl Into<Bytes>,
+    ) -> Response<Incoming> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("https://worker{path}"))
@@ -104,9 +123,7 @@ impl Client {
             request = request.header(CAPABILITY_HEADER, capability);
         }
         let request = request.body(Full::new(body.into())).expect("a good request");
-        let answer = self.0.clone().send_request(request).await.expect("the worker answers");
-        let status = answer.status();
-        (status, answer.into_body().collect().await.expect("a whole answer").to_bytes())
+        self.0.clone().send_request(request).await.expect("the worker answers")
     }
 }
 

@@ -1,5 +1,6 @@
 //! The data path over TLS, with owner processes that answer with what they were sent.
 
+use http_body_util::BodyExt;
 use hyper::StatusCode;
 use omnirun_events::Role;
 use omnirun_events::keys::Digest;
@@ -54,4 +55,28 @@ async fn a_gateway_that_pins_another_certificate_does_not_connect() {
     let worker = bed.worker(1).await;
     assert!(Client::connect(worker.address(), Digest([0; 32])).await.is_err());
     worker.stop(Stop::Leave).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_nobody_reads_cuts_off_nobody_else_in_the_sandbox() {
+    let bed = Bed::new().await;
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    let client = Client::connect(worker.address(), worker.certificate()).await.expect("the worker listens");
+    let good = capability(&bed.gateway, sandbox(50), Verb::Use);
+    let mut unread = Vec::new();
+    for command in 0..16 {
+        let path = format!("/{}/commands/{command}/stream", sandbox(50));
+        unread.push(client.begin("GET", &path, Some(&good), "").await);
+    }
+    // More of each than all that lie between: the last ones are read long after everything on the way was full.
+    for answer in &mut unread {
+        for _ in 0..10_000 {
+            answer.body_mut().frame().await.expect("it has no end").expect("nothing broke");
+        }
+    }
+    let (status, _) = client.ask("GET", &format!("/{}/metrics", sandbox(50)), Some(&good), "").await;
+    assert_eq!(status, StatusCode::OK);
+    worker.stop(Stop::Drain).await;
 }

@@ -103,3 +103,20 @@ async fn a_sandbox_whose_owner_process_is_killed_is_reported_from_its_last_readi
     worker.stop(Stop::Leave).await;
     assert_eq!(readings(&bed).await.last().map(|last| last.meter), ended.meter);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_process_that_does_not_end_is_killed_itself_whoever_it_says_that_it_is() {
+    let bed = Bed::new().await;
+    let mut bystander = std::process::Command::new("sleep").arg("3600").spawn().expect("every system has it");
+    std::fs::write(bed.images().join("bystander"), bystander.id().to_string()).expect("writable");
+    let worker = bed.worker(1).await;
+    bed.request(sandbox(50), "base", Seconds(300)).await;
+    bed.running(sandbox(50)).await;
+    bed.request_stop(sandbox(50)).await;
+    assert_eq!(bed.ended(sandbox(50)).await.state, State::Stopped(StopReason::OwnerDied));
+    bed.nothing_left(1).await;
+    worker.stop(Stop::Leave).await;
+    assert!(bystander.try_wait().expect("it is ours").is_none(), "it has nothing to do with it");
+    bystander.kill().expect("it is ours");
+    bystander.wait().expect("it is ours");
+}

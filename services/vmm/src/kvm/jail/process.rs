@@ -1,7 +1,11 @@
 //! One process becomes two: the keeper, which stays outside, and the inmate, which begins as process 1 of a namespace of
 //! its own, in its cgroup, and closes the door behind itself.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
+    cell::OnceCell,
     io::{self, Read, Write},
     mem,
     os::{
@@ -11,7 +15,7 @@ use std::{
     path::Path,
     ptr,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use omnirun_vmm_api::MonitorError;
@@ -35,6 +39,8 @@ pub enum Side {
 pub struct Inmate {
     process: OwnedFd,
     channel: UnixStream,
+    /// When it was first asked to end.
+    asked: OnceCell<Instant>,
     /// Removed with the inmate.
     _cgroup: Option<Cgroup>,
 }
@@ -66,6 +72,9 @@ pub enum Event {
     Nothing,
 }
 
+/// How long an inmate that was asked to end may take: as long as it may wait for the last thing that its keeper does for it.
+const END_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// clone3(2), linux/sched.h: the new process begins in the cgroup whose directory is handed along.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -92,7 +101,7 @@ pub fn divide(name: &str, shape: Shape, disk: &Path) -> Result<Side, MonitorErro
         return Ok(Side::Inside(Door { user, channel: theirs }));
     };
     drop(theirs);
-    let inmate = Inmate { process: born.process, channel: ours, _cgroup: cgroup };
+    let inmate = Inmate { process: born.process, channel: ours, asked: OnceCell::new(), _cgroup: cgroup };
     step("hear of an end", register_signal_handler(libc::SIGTERM, note_end).map_err(io::Error::from))?;
     // Whoever cannot read this has ended, which is heard of soon enough.
     let _ = (&inmate.channel).write_all(&born.pid.to_ne_bytes());
@@ -167,8 +176,9 @@ impl Inmate {
         &self.channel
     }
 
-    /// Asks it to end.
+    /// Asks it to end. One that a guest has taken over does not care, so that it is ended when 30 seconds have passed.
     pub fn terminate(&self) {
+        self.asked.get_or_init(Instant::now);
         let _ = pidfd_send_signal(&self.process, Signal::TERM);
     }
 
@@ -177,7 +187,7 @@ impl Inmate {
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
     }
 
-    /// Waits for something to happen. A wish to end this process is handed on.
+    /// Waits for something to happen. A wish to end this process is handed on, and one that was not heard is carried out.
     pub fn wait(&self, channel: Watch, limit: Duration) -> io::Result<Event> {
         let mut fds = vec![PollFd::new(&self.process, PollFlags::IN)];
         if channel == Watch::Channel {
@@ -189,6 +199,9 @@ impl Inmate {
         // Again and again: one that does not listen yet ignores it.
         if IS_TO_END.load(Ordering::SeqCst) {
             self.terminate();
+        }
+        if self.asked.get().is_some_and(|asked| asked.elapsed() >= END_WAIT_MAX) {
+            self.kill();
         }
         // What it has said before its end comes first.
         if fds.get(1).is_some_and(|channel| !channel.revents().is_empty()) {
