@@ -1,7 +1,7 @@
 //! Taking an export apart with nothing but the root key: digests, the manifest's signature, and every record.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
@@ -124,7 +124,11 @@ fn open(path: &Path) -> Result<Archive, CheckError> {
     let mut file = BufReader::new(File::open(path).map_err(CheckError::Open)?);
     let mut end = [0; END_BYTES];
     let read = file.seek(SeekFrom::End(-(END_BYTES as i64))).and_then(|_| file.read_exact(&mut end));
-    read.map_err(|error| unreadable("the end", error.into()))?;
+    // From before its beginning.
+    let is_too_short = read.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidInput);
+    if !is_too_short {
+        read.map_err(|error| unreadable("the end", error.into()))?;
+    }
     if !end.starts_with(END_SIGNATURE) {
         let what = "something stands after its directory, or it is cut short".to_owned();
         return Err(CheckError::Shape { file: "the archive".to_owned(), what });
