@@ -102,3 +102,58 @@ impl Hosts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use omnirun_events::host::HostLost;
+    use omnirun_events::id::CommitId;
+    use omnirun_events::keys::Digest;
+    use omnirun_events::subject::Subject;
+    use omnirun_events::unit::{Mebibytes, Vcpus};
+
+    use super::*;
+
+    const HOST: HostId = HostId::from_bytes([1; 16]);
+
+    fn joined(certificate: u8) -> Event {
+        let offer = HostJoined {
+            address: "127.0.0.1:1".to_owned(),
+            certificate: Digest([certificate; 32]),
+            sandboxes_max: 1,
+            vcpus_max: Vcpus(1),
+            memory_max: Mebibytes(512),
+            monitor: "none".to_owned(),
+            templates: Vec::new(),
+        };
+        offer.into()
+    }
+
+    fn lost() -> Event {
+        HostLost { operator: "o".to_owned(), reason: "r".to_owned() }.into()
+    }
+
+    /// Who has given up the host after that.
+    fn after(events: &[(Actor, Event)]) -> Option<LostBy> {
+        let (mut hosts, kind) = (Hosts::default(), SubjectKind::Host(HOST));
+        let subject = Subject::from(kind);
+        for (actor, event) in events {
+            let (sequence, at, commit) = (Sequence(1), Timestamp(1), CommitId::from_bytes([1; 16]));
+            hosts.apply(&Fact { sequence, subject: &subject, kind, at, actor: *actor, commit, event });
+        }
+        assert_eq!(hosts.present().count(), usize::from(hosts.lost(HOST).is_none()));
+        hosts.lost(HOST)
+    }
+
+    #[test]
+    fn a_host_whose_lease_was_over_is_back_when_it_joins_and_one_that_was_given_up_with_its_next_start() {
+        let (host, operator) = (Actor::Host(HOST), Actor::Operator);
+        let system = Actor::System(omnirun_events::Role::Commands);
+        let start = |certificate| (host, joined(certificate));
+        assert_eq!(after(&[start(1), (system, lost())]), Some(LostBy::Lease));
+        assert_eq!(after(&[start(1), (system, lost()), start(1)]), None);
+        assert_eq!(after(&[start(1), (operator, lost()), start(1)]), Some(LostBy::Operator));
+        assert_eq!(after(&[start(1), (operator, lost()), start(2)]), None);
+        let both = [start(1), (operator, lost()), (system, lost())];
+        assert_eq!(after(&both), Some(LostBy::Operator), "what an operator has decided stays so");
+    }
+}

@@ -284,6 +284,23 @@ async fn cut_off_anywhere_a_removal_reads_like_one_that_was_finished() {
     }
 }
 
+#[test]
+fn rubbish_before_what_is_left_of_a_chain_spoils_none_of_it() {
+    let (mut log, records) = lived();
+    let (ring, start) = (log.verifier.ring().clone(), end_of(&log, sandbox_subject()));
+    let kept = late(&mut log, "sandbox.stopped", sandbox_subject());
+    let said = tombstone(CAUSE, &records[2..], vec![start]);
+    assert!(matches!(bury(&mut log, said), Verdict::Believed(_)));
+    // Whoever reads from the beginning now.
+    let mut verifier = Verifier::new(ring);
+    verifier.learn(log.verifier.erased());
+    let noise = Stored { record: bytes::Bytes::from_static(b"no record"), ..kept.clone() };
+    assert!(verifier.check(Log::Events, &noise, Depth::Signatures).is_err());
+    assert!(verifier.pass(Log::Events, &noise));
+    let verdict = verifier.check(Log::Events, &kept, Depth::Signatures);
+    assert!(verdict.is_ok(), "{verdict:?}");
+}
+
 proptest! {
     /// Ranges are a set: they hold what was put in, whatever the order and the overlaps.
     #[test]
