@@ -124,14 +124,16 @@ fn open(path: &Path) -> Result<Archive, CheckError> {
     let mut file = BufReader::new(File::open(path).map_err(CheckError::Open)?);
     let mut end = [0; END_BYTES];
     let read = file.seek(SeekFrom::End(-(END_BYTES as i64))).and_then(|_| file.read_exact(&mut end));
-    // From before its beginning.
-    let is_too_short = read.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidInput);
-    if !is_too_short {
-        read.map_err(|error| unreadable("the end", error.into()))?;
-    }
-    if !end.starts_with(END_SIGNATURE) {
-        let what = "something stands after its directory, or it is cut short".to_owned();
-        return Err(CheckError::Shape { file: "the archive".to_owned(), what });
+    match read {
+        Ok(()) if end.starts_with(END_SIGNATURE) => {}
+        Err(error) if error.kind() != ErrorKind::InvalidInput => {
+            return Err(unreadable("the end", error.into()));
+        }
+        // Another end, or one that would be before the beginning.
+        _ => {
+            let what = "something stands after its directory, or it is cut short".to_owned();
+            return Err(CheckError::Shape { file: "the archive".to_owned(), what });
+        }
     }
     let from_the_start = Config { archive_offset: ArchiveOffset::Known(0) };
     let mut archive = ZipArchive::with_config(from_the_start, file)
