@@ -16,6 +16,9 @@ use crate::outbox::OutboxError;
 /// Time before a wait that was in vain begins again.
 const WAIT: Duration = Duration::from_secs(3600);
 
+/// Time before something is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What a host says when it joins.
 #[derive(Clone)]
 pub struct Announcement {
@@ -54,10 +57,18 @@ impl Announcement {
             .await;
             tracing::warn!("this host was silent for so long that it was given up; it joins again");
             let seed = [self.certificate.0.as_slice(), &joined_at.0.to_be_bytes()].concat();
-            if let Err(error) = self.say(&context, CommitId::derive(&seed, "worker/joined-again")).await {
-                tracing::error!(error = &error as &dyn std::error::Error, "the host could not join again");
+            match self.say(&context, CommitId::derive(&seed, "worker/joined-again")).await {
+                Ok(()) => {
+                    until(&context, |directory| directory.hosts.lost(host).is_none().then_some(())).await
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the host could not join again"
+                    );
+                    tokio::time::sleep(RETRY).await;
+                }
             }
-            until(&context, |directory| directory.hosts.lost(host).is_none().then_some(())).await;
         }
     }
 
@@ -83,7 +94,7 @@ async fn until<T>(context: &Context, find: impl Fn(&Directory) -> Option<T>) -> 
         match context.directory.until(WAIT, &find).await {
             Ok(found) => return found,
             // In vain, or the directory has stopped.
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }

@@ -16,7 +16,7 @@ use omnirun_events::verify::{Depth, Ignored, Verdict, Verifier};
 pub struct History {
     /// The end of its chain, at the position of its last record, whoever filed that.
     pub head: Head,
-    /// The commits of this host in it.
+    /// The commits of this host in it, but those of readings, which are known by their numbers.
     pub commits: Vec<CommitId>,
     /// The highest number of a reading of this host in it.
     pub period: Option<u32>,
@@ -35,8 +35,7 @@ impl History {
                 Ok(Verdict::Ignored(_, Ignored::Retired)) => {}
                 Ok(Verdict::Believed(record) | Verdict::Ignored(record, _)) => {
                     if is_of(verifier.ring(), &record, host) {
-                        history.commits.push(record.header.commit);
-                        history.period = history.period.max(period(&record.events));
+                        history.add(record.header.commit, &record.events);
                     }
                 }
                 Ok(Verdict::Erased) => {}
@@ -50,8 +49,15 @@ impl History {
 
     /// The same with one more record of this host at its end.
     pub fn then(mut self, head: Head, commit: CommitId, events: &[Event]) -> Self {
-        self.commits.push(commit);
-        Self { head, period: self.period.max(period(events)), ..self }
+        self.add(commit, events);
+        Self { head, ..self }
+    }
+
+    fn add(&mut self, commit: CommitId, events: &[Event]) {
+        match period(events) {
+            Some(period) => self.period = self.period.max(Some(period)),
+            None => self.commits.push(commit),
+        }
     }
 }
 
