@@ -110,7 +110,11 @@ async fn run(mail: Arc<dyn SendMail>, mut incoming: mpsc::Receiver<Waiting>) {
                 }
                 continue;
             }
-            Some(first) = incoming.recv(), if has_place => first,
+            first = incoming.recv(), if has_place => match first {
+                Some(first) => first,
+                // The service has ended.
+                None => return,
+            },
             again = put_off.due(), if has_place => again,
         };
         sending.spawn(send(mail.clone(), next));

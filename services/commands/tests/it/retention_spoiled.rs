@@ -1,5 +1,6 @@
 //! Retention where a host's clock is wrong, others file what they like, or the store refuses.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use omnirun_events::log::memory::MemoryLog;
 use omnirun_events::sandbox::*;
 use omnirun_events::usage::Meter;
 use omnirun_events::*;
+use tokio::sync::Notify;
 
 use crate::retention::{DAY, HOUR, agreed, at, left, lived};
 use crate::support::*;
@@ -71,20 +73,26 @@ async fn what_others_filed_after_a_sandboxs_end_goes_with_it_and_nobody_remember
     agreed(&world, &process).await;
 }
 
-/// Refuses the first removal.
-struct RefusesOnce(MemoryLog, AtomicBool);
+/// Refuses the first removal, and tells of each other one.
+struct RefusesOnce {
+    log: MemoryLog,
+    has_refused: AtomicBool,
+    removed: Notify,
+}
 
 #[async_trait]
 impl Erase for RefusesOnce {
     async fn purge_through(&self, subject: &Subject, through: Sequence) -> Result<u64, EraseError> {
-        match self.1.swap(true, Ordering::SeqCst) {
-            true => self.0.purge_through(subject, through).await,
-            false => Err(EraseError { log: subject.log(), source: "unplugged".into() }),
+        if !self.has_refused.swap(true, Ordering::SeqCst) {
+            return Err(EraseError { log: subject.log(), source: "unplugged".into() });
         }
+        let removed = self.log.purge_through(subject, through).await;
+        self.removed.notify_one();
+        removed
     }
 
     async fn purge_all(&self, log: Log, filter: Filter) -> Result<u64, EraseError> {
-        self.0.purge_all(log, filter).await
+        self.log.purge_all(log, filter).await
     }
 }
 
@@ -95,11 +103,12 @@ async fn what_could_not_be_removed_is_removed_by_the_next_run_though_nobody_know
     let account = world.sign_in(&process, "a@example.org").await;
     let (sandbox, _, ended) = lived(&world, &process, account).await;
     at(&world, ended.after(Millis(90 * DAY - HOUR)));
-    let erase = std::sync::Arc::new(RefusesOnce(world.log.clone(), AtomicBool::new(false)));
-    let runs = tokio::spawn(process.service.clone().retain(erase));
+    let (log, has_refused, removed) = (world.log.clone(), AtomicBool::new(false), Notify::new());
+    let erase = Arc::new(RefusesOnce { log, has_refused, removed });
+    let runs = tokio::spawn(process.service.clone().retain(erase.clone()));
     let gone = async {
         while left(&world, account, sandbox).await != (0, 1) {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            erase.removed.notified().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(3 * 3600), gone).await.expect("by the run after it");
