@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use omnirun_commands::nats::ServeError;
 use omnirun_commands::serve_nats;
 use omnirun_commands_api::nats::NatsCommands;
 use omnirun_commands_api::{Code, Command, Commands as _, Outcome, SendError};
 use omnirun_events::*;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
+use tokio::task::JoinHandle;
 
 use crate::support::*;
 
@@ -86,17 +88,35 @@ async fn a_person_signs_in_over_the_bus_and_refusals_come_back_as_such() {
     serving.abort();
 }
 
+/// A service that has answered a first request.
+struct Served {
+    world: World,
+    connection: async_nats::Client,
+    serving: JoinHandle<Result<(), ServeError>>,
+    /// The end of AUTH after that.
+    head: Sequence,
+    // Held so that they end with the test.
+    _process: Process,
+    _server: Server,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let (server, world) = (Server::start().await, World::new().await);
+        let connection = async_nats::connect(&server.url).await.expect("it listens");
+        let process = world.process().await;
+        let serving = tokio::spawn(serve_nats(connection.clone(), process.service.clone()));
+        let client = NatsCommands::new(connection.clone(), || START);
+        send(&client, &world, request_code("a@example.org")).await;
+        let head = world.log.head(Log::Auth).await.expect("memory");
+        Self { world, connection, serving, head, _process: process, _server: server }
+    }
+}
+
 /// As a record arrives that somebody has a stream's consumer deliver there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_command_without_an_inbox_for_its_answer_is_not_done() {
-    let server = Server::start().await;
-    let world = World::new().await;
-    let connection = async_nats::connect(&server.url).await.expect("it listens");
-    let process = world.process().await;
-    let serving = tokio::spawn(serve_nats(connection.clone(), process.service.clone()));
-    let client = NatsCommands::new(connection.clone(), || START);
-    send(&client, &world, request_code("a@example.org")).await;
-    let head = world.log.head(Log::Auth).await.expect("memory");
+    let Served { world, connection, serving, head, .. } = &Served::start().await;
     let body: bytes::Bytes =
         rmp_serde::to_vec_named(&world.envelope(request_code("b@example.org"))).expect("encodes").into();
     let subject = "cmd.account.request_code";
@@ -105,21 +125,14 @@ async fn a_command_without_an_inbox_for_its_answer_is_not_done() {
     // Comes after them, on the same subject.
     let malformed = connection.request(subject, "no command".into()).await.expect("an answer");
     assert!(!malformed.payload.is_empty());
-    assert_eq!(world.log.head(Log::Auth).await.expect("memory"), head);
+    assert_eq!(world.log.head(Log::Auth).await.expect("memory"), *head);
     assert_eq!(world.mailbox.recipients(), ["a@example.org"]);
     serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_that_are_no_command_and_commands_on_anothers_subject_are_refused() {
-    let server = Server::start().await;
-    let world = World::new().await;
-    let connection = async_nats::connect(&server.url).await.expect("it listens");
-    let process = world.process().await;
-    let serving = tokio::spawn(serve_nats(connection.clone(), process.service.clone()));
-    let client = NatsCommands::new(connection.clone(), || START);
-    send(&client, &world, request_code("a@example.org")).await;
-    let head = world.log.head(Log::Auth).await.expect("memory");
+    let Served { world, connection, serving, head, .. } = &Served::start().await;
     let foreign = rmp_serde::to_vec_named(&world.envelope(request_code("b@example.org"))).expect("encodes");
     for (subject, body) in
         [("cmd.token.create", foreign), ("cmd.account.request_code", b"\xc1 no command".to_vec())]
@@ -129,6 +142,6 @@ async fn bytes_that_are_no_command_and_commands_on_anothers_subject_are_refused(
             rmp_serde::from_slice(&reply.payload).expect("an answer");
         assert_eq!(answer.expect_err("no command").code, Code::Invalid);
     }
-    assert_eq!(world.log.head(Log::Auth).await.expect("memory"), head);
+    assert_eq!(world.log.head(Log::Auth).await.expect("memory"), *head);
     serving.abort();
 }
