@@ -31,7 +31,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     agent::{self, Agent},
-    clock,
+    clock, machine,
     outside::{Files, Outside},
     owner::{Owner, Prepared},
     shelf::Shelf,
@@ -83,18 +83,9 @@ pub fn owner(home: &Path, agent: Agent) -> Owner {
         "vm_id": "one", "store": home, "template": "base", "state_dir": home.join("state"), "vcpus": 1, "memory": 128
     });
     let spec: OwnerSpec = serde_json::from_value(spec).expect("a spec");
-    let vm = VmSpec {
-        template: template.digests.clone(),
-        files: template.files,
-        vcpus: spec.vcpus,
-        memory: spec.memory,
-        backing: spec.backing,
-        state_dir: spec.state_dir.clone(),
-        purpose: spec.purpose,
-    };
     let prepared = Prepared {
+        vm: machine(&spec, &template),
         spec,
-        vm,
         template: template.digests,
         snapshot_key: String::new(),
         snapshot: None,

@@ -141,17 +141,22 @@ fn prepare(
     // A process that leads its session already cannot make another one, and need not.
     let _ = rustix::process::setsid();
     let listener = move_in(&spec.state_dir).inspect_err(|_| files.move_out())?;
-    let vm = VmSpec {
+    let vm = machine(&spec, &template);
+    let template = template.digests;
+    Ok((Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started }, files, listener))
+}
+
+/// What the guest is made of.
+fn machine(spec: &OwnerSpec, template: &Template) -> VmSpec {
+    VmSpec {
         template: template.digests.clone(),
-        files: template.files,
+        files: template.files.clone(),
         vcpus: spec.vcpus,
         memory: spec.memory,
         backing: spec.backing,
         state_dir: spec.state_dir.clone(),
         purpose: spec.purpose,
-    };
-    let template = template.digests;
-    Ok((Prepared { spec, vm, template, snapshot_key, snapshot, monitor, started }, files, listener))
+    }
 }
 
 /// The files of the snapshot to start from, or to be made.
